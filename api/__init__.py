@@ -1,0 +1,1 @@
+"""mlxir: MLX's array API on a tracing JIT compiler."""

@@ -1,0 +1,1 @@
+"""From a traced graph to an executable: graph -> build -> passes -> lower -> target; `pipeline.py` reads as the architecture."""

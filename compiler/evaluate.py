@@ -1,0 +1,144 @@
+"""Evaluation of lazy values in two tiers (DESIGN section 4).
+
+A graph that is seen for the first time runs at once on the reference evaluator; one that keeps coming back is compiled. The decision
+depends on counts alone, so a program's results can be reproduced. MLIR is loaded only when a graph holds a transform or is compiled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from mlxir.compiler.graph import Node, Value, cut, resolve
+from mlxir.compiler.program import Program
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.errors import at
+from mlxir.runtime.knobs import knobs
+
+_SEEN_BOUND = 4096
+
+
+class _Bounded(OrderedDict):
+    """A dict that forgets its least recently used entries beyond `bound`."""
+
+    def __init__(self, bound: int):
+        super().__init__()
+        self.bound = bound
+
+    def recall(self, key: Any) -> Any:
+        found = self.get(key)
+        if found is not None:
+            self.move_to_end(key)
+        return found
+
+    def keep(self, key: Any, value: Any) -> None:
+        self[key] = value
+        if len(self) > self.bound:
+            self.popitem(last=False)
+
+
+_counts = _Bounded(_SEEN_BOUND)
+_expanded = _Bounded(_SEEN_BOUND)
+_lock = threading.RLock()
+_state = threading.local()
+
+
+class ValueTracing:
+    """While a grad/vjp/jvp trace runs on this thread, what is evaluated keeps its graph: derivatives still need it."""
+
+    def __enter__(self) -> ValueTracing:
+        _state.depth = getattr(_state, "depth", 0) + 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _state.depth -= 1
+        if not _state.depth:
+            for value in getattr(_state, "kept", ()):
+                value.node = None
+            _state.kept = []
+
+
+def value_tracing() -> bool:
+    """Whether a grad/vjp/jvp trace is running on this thread."""
+    return getattr(_state, "depth", 0) > 0
+
+
+def pipeline() -> Any:
+    """The compiler proper. Imported on first use: it loads MLIR and LLVM (0.25 s)."""
+    return importlib.import_module("mlxir.compiler.pipeline")
+
+
+def evaluate(values: Iterable[Value]) -> None:
+    """Give every value its data. Raises for placeholders, active or leaked."""
+    asked = list(values)
+    wanted = [v for v in map(resolve, asked) if v.buffer is None]
+    if wanted:
+        _evaluate(wanted)
+    for value in asked:
+        value.buffer = resolve(value).buffer
+
+
+def _evaluate(wanted: list[Value]) -> None:
+    piece = cut(wanted, is_leaf=_concrete, see=resolve)
+    for leaf in piece.parameters:
+        if leaf.buffer is None:
+            raise _placeholder_error(leaf)
+    buffers = _run(piece.program, [leaf.buffer for leaf in piece.parameters])
+    traced = _through_tracers(piece.nodes) if value_tracing() else set()
+    for value, buffer in zip(wanted, buffers, strict=True):
+        value.buffer = buffer
+        if id(value.node) in traced:
+            _state.kept = [*getattr(_state, "kept", ()), value]
+        else:
+            value.node = None
+
+
+def _concrete(value: Value) -> bool:
+    return value.buffer is not None
+
+
+def _through_tracers(nodes: list[Node]) -> set[int]:
+    """Which of the evaluated nodes depend on a tracer: directly, or through a value evaluated before with its graph kept."""
+    traced: set[int] = set()
+    for node in nodes:
+        if any(v.alias is not None or id(v.node) in traced or (v.buffer is not None and v.node) for v in node.inputs):
+            traced.add(id(node))
+    return traced
+
+
+def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
+    transforms = program.has_transforms
+    if knobs.tier == "compiled" or (knobs.tier == "auto" and _count(program.key) >= knobs.tier_up):
+        return pipeline().executable(program).run(arguments)
+    if transforms:
+        with _lock:
+            expanded: Program | None = _expanded.recall(program.key)
+            if expanded is None:
+                expanded = pipeline().transformed_program(program)
+                _expanded.keep(program.key, expanded)
+        program = expanded
+    return [Buffer.from_numpy(a) for a in program.run_reference([b.numpy() for b in arguments])]
+
+
+def _count(key: Any) -> int:
+    with _lock:
+        count = (_counts.recall(key) or 0) + 1
+        _counts.keep(key, count)
+    return count
+
+
+def _placeholder_error(value: Value) -> Exception:
+    trace = value.trace
+    if trace is not None and trace.active:
+        return ValueError(
+            f"[eval] not allowed during {trace.kind}: {trace.name}{at(trace.where)} is being traced, so its arrays have a shape but no"
+            " data. Attempting to eval an array during function transformations like compile or vmap is not allowed."
+        )
+    made = f" It was made while {trace.kind} traced {trace.name}{at(trace.where)}." if trace is not None else ""
+    return RuntimeError(
+        f"[eval] Attempting to eval an array without a primitive.{made} If you are using compile, make sure that all inputs"
+        " and outputs are captured (inputs=, outputs=) or returned."
+    )

@@ -1,0 +1,219 @@
+"""The lazy trace: what operations on arrays record, before any MLIR exists.
+
+A `Value` is one immutable array of the trace: concrete (it has data), the result of a `Node`, or a stand-in made by a transform:
+a *tracer* (`alias` is the primal it stands for, so it can be read) or a *placeholder* (`trace` set; shape and dtype only).
+`close` makes a `Program` of the nodes between the inputs and the outputs of a traced function; what they use from outside is captured
+and becomes extra operands of the transform that names the program: closures need no special case.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlxir.compiler.program import Instruction, Program
+from mlxir.dialects.mx import Aval, Primitive
+from mlxir.dialects.mx.record import OpBuilder, Operators, Shape
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.errors import Where, at, user_frame
+
+_uids = itertools.count()
+
+
+class Node:
+    """One application of a primitive. `results` keeps computed data until every sibling value has picked up its own."""
+
+    __slots__ = ("avals", "attrs", "inputs", "primitive", "results", "where")
+
+    def __init__(self, primitive: Primitive, attrs: dict, inputs: tuple[Value, ...], avals: Sequence[Aval], where: Where):
+        self.primitive, self.attrs, self.inputs, self.avals, self.where = primitive, attrs, inputs, avals, where
+        self.results: list[Buffer] | None = None
+
+
+class Value:
+    """One array of the trace; see the module's docstring for its four forms."""
+
+    __slots__ = ("alias", "buffer", "dtype", "index", "node", "shape", "trace", "uid")
+
+    def __init__(self, shape: Shape, dtype: Dtype, node: Node | None = None, index: int = 0):
+        self.shape, self.dtype, self.node, self.index = shape, dtype, node, index
+        self.buffer: Buffer | None = None
+        self.alias: Value | None = None
+        self.trace: Trace | None = None
+        self.uid = next(_uids)
+
+    @property
+    def aval(self) -> Aval:
+        return Aval(self.shape, self.dtype)
+
+
+class Trace:
+    """A running trace with placeholders (vmap, compile, export): named so that a leaked one can be explained."""
+
+    __slots__ = ("active", "kind", "name", "where")
+
+    def __init__(self, kind: str, name: str, where: Where):
+        self.kind, self.name, self.where, self.active = kind, name, where, True
+
+    def __enter__(self) -> Trace:
+        _tracing.depth = getattr(_tracing, "depth", 0) + 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.active = False
+        _tracing.depth -= 1
+
+
+_tracing = threading.local()
+
+
+def constant(data: np.ndarray | Buffer, shape: Shape | None = None, dtype: Dtype | None = None) -> Value:
+    """A concrete value; `data` is taken over, not copied."""
+    buffer = data if isinstance(data, Buffer) else Buffer.from_numpy(data)
+    value = Value(buffer.shape, buffer.dtype)
+    value.buffer = buffer
+    return value
+
+
+def tracer(primal: Value) -> Value:
+    """A stand-in for `primal` that can be read; new, so everything computed from it is known by a later uid."""
+    value = Value(primal.shape, primal.dtype)
+    value.alias = primal
+    return value
+
+
+def placeholder(shape: Shape, dtype: Dtype, trace: Trace) -> Value:
+    """A stand-in without data."""
+    value = Value(shape, dtype)
+    value.trace = trace
+    return value
+
+
+def apply(primitive: Primitive, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Value]:
+    """Record one operation. Raises what its shape rule raises, with the user's line added."""
+    try:
+        avals = primitive.infer(*[Aval(v.shape, v.dtype) for v in inputs], **attrs)
+    except (ValueError, TypeError) as error:
+        raise with_place(error, user_frame(2)) from None
+    node = Node(primitive, attrs, tuple(inputs), avals, user_frame(2))
+    return [Value(a.shape, a.dtype, node, i) for i, a in enumerate(avals)]
+
+
+def apply_transform(primitive: Primitive, inputs: Sequence[Value], attrs: dict, avals: Sequence[Aval]) -> list[Value]:
+    """Record a transform; its result types come from the program that it names."""
+    node = Node(primitive, attrs, tuple(inputs), avals, user_frame(2))
+    return [Value(a.shape, a.dtype, node, i) for i, a in enumerate(avals)]
+
+
+def with_place(error: Exception, where: Where) -> Exception:
+    """The same error with the user's file and line behind its message."""
+    place = at(where)
+    if place and error.args and place not in str(error.args[0]):
+        error.args = (f"{error.args[0]}{place}", *error.args[1:])
+    return error
+
+
+class GraphHandle(Operators):
+    """A value as rules see it, so that a composite may be traced by its decomposition."""
+
+    __slots__ = ("dtype", "m", "shape", "value")
+
+    def __init__(self, value: Value, m: GraphBuilder):
+        self.value, self.shape, self.dtype, self.m = value, value.shape, value.dtype, m
+
+
+class GraphBuilder(OpBuilder):
+    """Records primitives into the graph: the tracer's side of the builder that rules are written against."""
+
+    def emit(self, record: Primitive, operands: list[Any], attrs: dict) -> list[Any]:
+        return [GraphHandle(v, self) for v in apply(record, [o.value for o in operands], attrs)]
+
+    def handle(self, value: Value) -> GraphHandle:
+        return GraphHandle(value, self)
+
+
+def first_uid() -> int:
+    """A bound: every value made from now on has this uid or a later one."""
+    return next(_uids)
+
+
+def resolve(value: Value) -> Value:
+    """The value that a (chain of) tracers stands for."""
+    while value.alias is not None:
+        value = value.alias
+    return value
+
+
+class Cut(NamedTuple):
+    """A piece of the graph as a program, with the values that stand for its parameters."""
+
+    program: Program
+    parameters: list[Value]
+    nodes: list[Node]
+
+
+def cut(
+    outputs: Sequence[Value],
+    inputs: Sequence[Value] = (),
+    name: str = "main",
+    is_leaf: Callable[[Value], bool] = lambda v: v.node is None,
+    see: Callable[[Value], Value] = lambda v: v,
+) -> Cut:
+    """The program that computes `outputs` from `inputs` and from the leaves met on the way, which become further parameters.
+
+    `see` maps a node's input to the value it stands for. Iterative, because traces are deep.
+    """
+    given = {id(v) for v in inputs}
+    nodes: list[Node] = []
+    leaves: list[Value] = []
+    seen: set[int] = set()
+    stack: list[Any] = list(reversed(outputs))
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Node):
+            nodes.append(item)
+            continue
+        value = see(item)
+        node = value.node
+        if id(value) in given:
+            continue
+        if node is None or is_leaf(value):
+            given.add(id(value))
+            leaves.append(value)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append(node)
+            stack.extend(reversed(node.inputs))
+    parameters = [*inputs, *leaves]
+    number: dict[int, int] = {id(v): i for i, v in enumerate(parameters)}
+    first: dict[int, int] = {}
+    total = len(parameters)
+
+    def slot(value: Value) -> int:
+        value = see(value)
+        known = number.get(id(value))
+        return known if known is not None else first[id(value.node)] + value.index
+
+    instructions = []
+    for node in nodes:
+        first[id(node)] = total
+        results = tuple(range(total, total + len(node.avals)))
+        total += len(node.avals)
+        operands = tuple([slot(v) for v in node.inputs])
+        instructions.append(Instruction(node.primitive, node.attrs, operands, results, node.avals, node.where))
+    avals = [v.aval for v in parameters]
+    return Cut(Program(avals, instructions, [slot(v) for v in outputs], name), parameters, nodes)
+
+
+def close(inputs: Sequence[Value], outputs: Sequence[Value], since: int, name: str) -> tuple[Program, list[Value]]:
+    """The function that was traced from `inputs` to `outputs`, and what it captured.
+
+    Only values made after `since` (see `first_uid`) can depend on the inputs; older ones are captured.
+    """
+    piece = cut(outputs, inputs, name, lambda v: v.node is None or v.uid < since)
+    return piece.program, piece.parameters[len(inputs) :]

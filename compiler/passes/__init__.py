@@ -1,0 +1,1 @@
+"""Passes over the `mx` dialect, one per file: valid IR in, valid IR out."""

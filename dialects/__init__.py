@@ -1,0 +1,1 @@
+"""The `mx` dialect: one record per primitive (mx/), and the one file that imports MLIR (mlir.py)."""

@@ -1,0 +1,340 @@
+"""The one file that imports MLIR: the context, the `mx` dialect made from the records, and the builder of its operations.
+
+An installed upstream `mlir` package is preferred; otherwise the bindings that the torch-mlir wheel carries are used. Importing this
+module costs about 0.2 s, so only a cache miss does.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+try:
+    from mlir import ir
+    from mlir.dialects import ext
+    from mlir.dialects import llvm as llvm_dialect
+    from mlir.passmanager import PassManager
+except ImportError:
+    from torch_mlir import ir
+    from torch_mlir.dialects import ext
+    from torch_mlir.dialects import llvm as llvm_dialect
+    from torch_mlir.passmanager import PassManager
+
+from mlxir.runtime import dtypes
+from mlxir.runtime.dtypes import Dtype
+
+from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
+
+__all__ = ["Function", "Module", "MxBuilder", "Op", "Tensor", "element_type", "ir", "location", "run_passes", "tensor_type",
+           "to_llvm"]  # fmt: skip
+
+
+class Mx(ext.Dialect, name="mx"):
+    """The dialect of the records."""
+
+
+def _define_operations() -> None:
+    """One op class per record; how its types hang together is the record's business (`infer`)."""
+    for record in RECORDS.values():
+
+        def body(namespace: dict, record: Primitive = record) -> None:
+            namespace["__annotations__"] = {
+                **{n.lstrip("*"): Sequence[ext.Operand[Any]] if n[0] == "*" else ext.Operand[Any] for n in record.operands},
+                **dict.fromkeys(record.attrs, Any),
+                "out": ext.Result[Any],
+            }
+
+        # Pure lets CSE and DCE touch the op.
+        types.new_class(f"Mx_{record.name}", (Mx.Operation,), {"name": record.name, "traits": [ext.Pure]}, body)
+
+
+_define_operations()
+context = ir.Context()
+with context:
+    Mx.load()
+
+with context, ir.Location.unknown():
+    _UNKNOWN = ir.Location.unknown()
+    _ELEMENT = {d: ir.Type.parse(d.mlir) for d in dtypes.ALL}
+    _I64, _UI64, _F64 = ir.IntegerType.get_signless(64), ir.IntegerType.get_unsigned(64), ir.F64Type.get()
+_BY_ELEMENT = {str(t): d for d, t in _ELEMENT.items()}
+
+
+def element_type(dtype: Dtype) -> ir.Type:
+    """The element type of the mx dialect: unsigned integers keep their sign (`ui32`), int32 is the signless `i32`."""
+    return _ELEMENT[dtype]
+
+
+_tensor_types: dict[Aval, ir.Type] = {}
+
+
+def tensor_type(aval: Aval) -> ir.Type:
+    """`tensor<4x8xf32>` for an aval."""
+    found = _tensor_types.get(aval)
+    if found is None:
+        with context, _UNKNOWN:
+            found = _tensor_types[aval] = ir.RankedTensorType.get(list(aval.shape), _ELEMENT[aval.dtype])
+    return found
+
+
+def aval_of(type_: ir.Type) -> Aval:
+    """The aval of a tensor type."""
+    tensor = ir.RankedTensorType(type_)
+    return Aval(tuple(tensor.shape), _BY_ELEMENT[str(tensor.element_type)])
+
+
+_locations: dict[tuple[str, int], ir.Location] = {}
+
+
+def location(file: str, line: int) -> ir.Location:
+    """A file location in the shared context."""
+    found = _locations.get((file, line))
+    if found is None:
+        with context:
+            found = _locations[file, line] = ir.Location.file(file, line, 0)
+    return found
+
+
+# -- attributes ------------------------------------------------------------------------------------------------------
+def encode(value: Any) -> ir.Attribute:
+    """A Python attribute as an MLIR attribute; `decode` is its inverse."""
+    if isinstance(value, bool):
+        return ir.BoolAttr.get(value)
+    if isinstance(value, int):
+        return ir.IntegerAttr.get(_I64, value) if value < 1 << 63 else ir.IntegerAttr.get(_UI64, value - (1 << 64))
+    if isinstance(value, float):
+        return ir.FloatAttr.get(_F64, value)
+    if isinstance(value, complex):
+        return ir.ArrayAttr.get([ir.FloatAttr.get(_F64, value.real), ir.FloatAttr.get(_F64, value.imag)])
+    if isinstance(value, Dtype):
+        return ir.TypeAttr.get(_ELEMENT[value])
+    if isinstance(value, tuple):
+        return ir.DenseI64ArrayAttr.get([int(v) for v in value])
+    if isinstance(value, str):
+        return ir.StringAttr.get(value)
+    raise TypeError(f"[mx] attribute {value!r} has no MLIR form")
+
+
+_DECODERS: dict[type, Callable[[Any], Any]] = {
+    ir.BoolAttr: lambda a: a.value,
+    ir.IntegerAttr: lambda a: a.value % (1 << 64) if a.type == _UI64 else a.value,
+    ir.FloatAttr: lambda a: a.value,
+    ir.ArrayAttr: lambda a: complex(a[0].value, a[1].value),
+    ir.TypeAttr: lambda a: _BY_ELEMENT[str(a.value)],
+    ir.DenseI64ArrayAttr: lambda a: tuple(a),
+    ir.StringAttr: lambda a: a.value,
+    ir.FlatSymbolRefAttr: lambda a: a.value,
+}
+
+
+def decode(attribute: ir.Attribute) -> Any:
+    """A Python attribute from an MLIR attribute."""
+    return _DECODERS[type(attribute)](attribute)
+
+
+# -- values and operations -------------------------------------------------------------------------------------------
+class Tensor(Operators):
+    """An SSA value of the mx dialect as rules see it."""
+
+    __slots__ = ("active", "dtype", "m", "shape", "value")
+
+    def __init__(self, value: ir.Value, aval: Aval, m: MxBuilder | None):
+        self.value, (self.shape, self.dtype), self.m = value, aval, m
+        self.active = True
+
+    @property
+    def aval(self) -> Aval:
+        return Aval(self.shape, self.dtype)
+
+
+class Op(NamedTuple):
+    """One operation of a function as passes read it; `operation` is the MLIR operation itself."""
+
+    record: Primitive
+    attrs: dict[str, Any]
+    operands: list[Tensor]
+    results: list[Tensor]
+    operation: ir.Operation
+
+
+class MxBuilder(OpBuilder):
+    """Emits mx operations at an insertion point; `at` is the location that new operations get."""
+
+    def __init__(self, insertion: ir.InsertionPoint):
+        self.insertion = insertion
+        self.at: ir.Location = _UNKNOWN
+
+    def emit(self, record: Primitive, operands: list[Any], attrs: dict) -> list[Any]:
+        avals = record.infer(*[Aval(t.shape, t.dtype) for t in operands], **attrs)
+        return self.raw(record, operands, attrs, avals)
+
+    def raw(self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]) -> list[Tensor]:
+        """Emit with result types that the caller knows (transforms)."""
+        with context, self.at:
+            encoded = {k: encode(v) for k, v in attrs.items()}
+            operation = ir.Operation.create(
+                "mx." + record.name,
+                results=[tensor_type(a) for a in avals],
+                operands=[t.value for t in operands],
+                attributes=encoded,
+                loc=self.at,
+                ip=self.insertion,
+            )
+        return [Tensor(v, a, self) for v, a in zip(operation.results, avals, strict=True)]
+
+    def transform(self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]) -> list[Tensor]:
+        """`%g = "mx.vjp"() {callee = @f}` makes a function value from a function; `func.call_indirect` applies it."""
+        with context, self.at:
+            results = [tensor_type(a) for a in avals]
+            encoded = {k: encode(v) for k, v in attrs.items()}
+            encoded["callee"] = ir.FlatSymbolRefAttr.get(attrs["callee"])
+            function_type = ir.FunctionType.get([t.value.type for t in operands], results)
+            derived = ir.Operation.create(
+                "mx." + record.name, results=[function_type], attributes=encoded, loc=self.at, ip=self.insertion
+            )
+            call = ir.Operation.create(
+                "func.call_indirect",
+                results=results,
+                operands=[derived.result, *[t.value for t in operands]],
+                loc=self.at,
+                ip=self.insertion,
+            )
+        return [Tensor(v, a, self) for v, a in zip(call.results, avals, strict=True)]
+
+
+class Function:
+    """A `func.func` over mx operations. `ops()` reads it once into light records; passes rewrite through `builder_*`."""
+
+    def __init__(self, operation: ir.Operation):
+        self.operation = operation
+        self.block = operation.regions[0].blocks[0]
+        self.arguments = [Tensor(a, aval_of(a.type), None) for a in self.block.arguments]
+
+    @property
+    def name(self) -> str:
+        return ir.StringAttr(self.operation.attributes["sym_name"]).value
+
+    @property
+    def terminator(self) -> ir.Operation:
+        operations = self.block.operations
+        return operations[len(operations) - 1].operation
+
+    @property
+    def result_avals(self) -> list[Aval]:
+        return [aval_of(v.type) for v in self.terminator.operands]
+
+    def builder_at_end(self) -> MxBuilder:
+        return MxBuilder(ir.InsertionPoint(self.block))
+
+    def builder_before(self, operation: ir.Operation) -> MxBuilder:
+        builder = MxBuilder(ir.InsertionPoint(operation))
+        builder.at = operation.location
+        return builder
+
+    def returns(self, results: Sequence[Tensor]) -> None:
+        """End the function, and make its type that of its arguments and results."""
+        with context, _UNKNOWN:
+            values = [t.value for t in results]
+            ir.Operation.create("func.return", operands=values, ip=ir.InsertionPoint(self.block))
+            inputs = [a.value.type for a in self.arguments]
+            self.operation.attributes["function_type"] = ir.TypeAttr.get(
+                ir.FunctionType.get(inputs, [v.type for v in values])
+            )
+
+    def read(self) -> tuple[list[Op], list[Tensor]]:
+        """(operations in order, results of the function). A transform appears once, with the call that applies it."""
+        env: dict[ir.Value, Tensor] = {a.value: a for a in self.arguments}
+        derived: dict[ir.Value, tuple[Primitive, dict]] = {}
+        ops: list[Op] = []
+        results: list[Tensor] = []
+        for view in self.block.operations:
+            operation = view.operation
+            name = operation.name
+            if name == "func.return":
+                results = [env[v] for v in operation.operands]
+                break
+            if name == "func.call_indirect":
+                function, *values = operation.operands
+                (record, attrs), operands = derived[function], [env[v] for v in values]
+            else:
+                record, attributes = RECORDS[name[3:]], operation.attributes
+                attrs = {n: decode(attributes[n]) for n in record.attrs}
+                if record.kind == "transform":
+                    derived[operation.result] = record, attrs
+                    continue
+                operands = [env[v] for v in operation.operands]
+            outs = []
+            for value in operation.results:
+                tensor = env[value] = Tensor(value, aval_of(value.type), None)
+                outs.append(tensor)
+            ops.append(Op(record, attrs, operands, outs, operation))
+        return ops, results
+
+
+class Module:
+    """A `builtin.module` of mx functions."""
+
+    def __init__(self, module: ir.Module | None = None):
+        with context, _UNKNOWN:
+            self.module = module or ir.Module.create()
+        self._names: set[str] = {f.name for f in self.functions()}
+
+    def functions(self) -> Iterator[Function]:
+        for view in self.module.body.operations:
+            if view.operation.name == "func.func":
+                yield Function(view.operation)
+
+    def find(self, name: str) -> Function:
+        for function in self.functions():
+            if function.name == name:
+                return function
+        raise KeyError(name)
+
+    def unique(self, name: str) -> str:
+        """A symbol that is not taken yet, close to `name`."""
+        clean = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "f"
+        symbol, n = clean, 1
+        while symbol in self._names:
+            n += 1
+            symbol = f"{clean}_{n}"
+        self._names.add(symbol)
+        return symbol
+
+    def add_function(self, name: str, parameters: Sequence[Aval], private: bool = True) -> Function:
+        """An empty function with an entry block; `returns` completes it."""
+        with context, _UNKNOWN:
+            inputs = [tensor_type(a) for a in parameters]
+            attributes = {
+                "sym_name": ir.StringAttr.get(self.unique(name)),
+                "function_type": ir.TypeAttr.get(ir.FunctionType.get(inputs, [])),
+            }
+            if private:
+                attributes["sym_visibility"] = ir.StringAttr.get("private")
+            operation = ir.Operation.create(
+                "func.func", attributes=attributes, regions=1, ip=ir.InsertionPoint(self.module.body)
+            )
+            operation.regions[0].blocks.append(*inputs, arg_locs=[_UNKNOWN] * len(inputs))
+        return Function(operation)
+
+    def verify(self) -> None:
+        """Raises ir.MLIRError for invalid IR."""
+        self.module.operation.verify()
+
+    def text(self, locations: bool = False) -> str:
+        return self.module.operation.get_asm(enable_debug_info=locations)
+
+    def clone(self) -> Module:
+        with context:
+            return Module(ir.Module.parse(self.text(locations=True)))
+
+
+def run_passes(module: Any, pipeline: str) -> None:
+    """Run upstream passes, `pipeline` as in mlir-opt without the surrounding builtin.module(...)."""
+    with context:
+        PassManager.parse(f"builtin.module({pipeline})").run(module.operation)
+
+
+def to_llvm(module: ir.Module) -> str:
+    """LLVM IR text of a module in the llvm dialect."""
+    return llvm_dialect.translate_module_to_llvmir(module.operation)

@@ -1,0 +1,1 @@
+"""What exists without a compiler: dtypes, trees, buffers, launching executables, the cache store, knobs, errors."""

@@ -1,0 +1,63 @@
+"""Every environment variable that mlxir reads, typed, in one place.
+
+The debug ladder `MLXIR_DEBUG`: 1 compilations with their time, 2 and kernels with their shapes, 3 and the `mx` module of each
+stage, 4 and the loops, 5 and LLVM IR, 6 and assembly; all printed to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _int(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise ValueError(f"{name}={text!r} is not an integer") from None
+
+
+def _choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
+    text = os.environ.get(name, "") or default
+    if text not in allowed:
+        raise ValueError(f"{name}={text!r}: use one of {', '.join(allowed)}")
+    return text
+
+
+def _cache_dir() -> Path | None:
+    text = os.environ.get("MLXIR_CACHE_DIR")
+    if text == "":
+        return None
+    if text:
+        return Path(text)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "mlxir"
+
+
+@dataclass
+class Knobs:
+    """The settings of this process; assign to a field to change it while running."""
+
+    debug: int = field(default_factory=lambda: _int("MLXIR_DEBUG", 0))
+    """MLXIR_DEBUG: rung of the debug ladder, 0 to 6."""
+    dump: str = field(default_factory=lambda: os.environ.get("MLXIR_DUMP", ""))
+    """MLXIR_DUMP: folder that receives one sub-folder of numbered stage files per compilation."""
+    tier: str = field(default_factory=lambda: _choice("MLXIR_TIER", "auto", ("auto", "reference", "compiled")))
+    """MLXIR_TIER: how uncompiled code runs; `reference` (NumPy, op by op), `compiled`, or `auto` (by counts)."""
+    tier_up: int = field(default_factory=lambda: _int("MLXIR_TIER_UP", 6))
+    """MLXIR_TIER_UP: in `auto`, the evaluation of an equal graph at which it is compiled."""
+    threads: int = field(default_factory=lambda: _int("MLXIR_THREADS", 0))
+    """MLXIR_THREADS: threads of a parallel kernel; 0 means one per available core."""
+    cache_dir: Path | None = field(default_factory=_cache_dir)
+    """MLXIR_CACHE_DIR: folder of the disk cache; set but empty turns the disk cache off."""
+    cache_entries: int = field(default_factory=lambda: _int("MLXIR_CACHE_ENTRIES", 1024))
+    """MLXIR_CACHE_ENTRIES: bound of the least-recently-used cache of executables in memory."""
+    pool_bytes: int = field(default_factory=lambda: _int("MLXIR_POOL_BYTES", 1 << 30))
+    """MLXIR_POOL_BYTES: bytes of free output buffers that are kept for reuse."""
+    disable_compile: bool = field(default_factory=lambda: "MLX_DISABLE_COMPILE" in os.environ)
+    """MLX_DISABLE_COMPILE (as in MLX; any value): `mx.compile` calls the function directly."""
+
+
+knobs = Knobs()
