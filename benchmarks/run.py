@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,17 +40,18 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """The process of one implementation; started at its first command, and again after it died."""
+    """The process of one implementation; started at its first command, and again after it died.
 
-    def __init__(self, name, python, cores):
-        self.name, self.python, self.cores = name, python, cores
+    Between commands it is stopped (SIGSTOP): thread pools that spin for work would run into the others' times.
+    """
+
+    def __init__(self, name, python):
+        self.name, self.python = name, python
         self.process = None
 
     def start(self):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(MALLOC_VARIABLES)}
         command = [self.python, str(HERE / "worker.py"), self.name]
-        if self.cores:
-            command = ["taskset", "--cpu-list", f"0-{self.cores - 1}", *command]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1
         )
@@ -57,6 +59,7 @@ class Worker:
     def ask(self, command, **arguments):
         if self.process is None or self.process.poll() is not None:
             self.start()
+        self.process.send_signal(signal.SIGCONT)
         timer = threading.Timer(TIMEOUT, self.process.kill)
         timer.start()
         try:
@@ -68,14 +71,15 @@ class Worker:
             timer.cancel()
         if not answer:
             raise WorkerError(f"the worker ended with status {self.process.wait()} at {command!r}")
+        self.process.send_signal(signal.SIGSTOP)
         reply = json.loads(answer)
         if "error" in reply:
             raise WorkerError(reply["error"])
         return reply
 
     def stop(self):
-        if self.process is not None and self.process.poll() is None:
-            self.process.stdin.close()
+        if self.process is not None:
+            self.process.kill()  # a stopped process hears nothing else
             self.process.wait()
 
 
@@ -176,7 +180,7 @@ def parse_arguments():
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="times that every implementation has its turn")
     parser.add_argument("--burst", type=float, default=0.2, help="seconds that one turn lasts, about")
-    parser.add_argument("--cores", type=int, help="give every worker the first N cores only (Linux)")
+    parser.add_argument("--cores", type=int, help="use the first N cores only (Linux)")
     parser.add_argument("--peak", type=float, help="GFLOP/s of the machine, in place of measuring them")
     parser.add_argument("--python", default=sys.executable, help=f"the interpreter that has {SUBJECT}")
     parser.add_argument(
@@ -192,24 +196,15 @@ def parse_arguments():
     return arguments
 
 
-def main():
-    arguments = parse_arguments()
-    if arguments.cores:
-        os.sched_setaffinity(0, range(arguments.cores))  # the limits are then those of the same cores
-    machine = Machine(arguments.peak)
-    report = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": None}
-    workers = [
-        Worker(name, arguments.python if name == SUBJECT else arguments.peers_python, arguments.cores)
-        for name in arguments.implementations
-    ]
-    report |= {"versions": {}, "workloads": {}, "rounds": arguments.rounds, "burst": arguments.burst}
-    problems = []
+def run(workers, machine, arguments, report):
+    """Time all workloads, print the table and fill `report`; returns what went wrong, a line each."""
     for worker in workers:
         try:
             report["versions"][worker.name] = worker.ask("info")["version"]
         except WorkerError as problem:
             sys.exit(f"{worker.name} cannot start: {problem}")
 
+    problems = []
     names = [worker.name for worker in workers]
     print(" ".join([f"{'ms (median)':16}", *[f"{name:>9} " for name in names], f"{'best peer':13}", " limit"]))
     with tempfile.TemporaryDirectory() as folder:
@@ -222,8 +217,25 @@ def main():
                     problems.append(f"{name}, {implementation}: {result['error']}")
                 elif not result["agrees"]:
                     problems.append(f"{name}, {implementation}: off by {result['relative_error']:.1e} of the largest")
-    for worker in workers:
-        worker.stop()
+    return problems
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.cores:
+        os.sched_setaffinity(0, range(arguments.cores))  # for the limits, and inherited by the workers
+    machine = Machine(arguments.peak)
+    report = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": None}
+    workers = [
+        Worker(name, arguments.python if name == SUBJECT else arguments.peers_python)
+        for name in arguments.implementations
+    ]
+    report |= {"versions": {}, "workloads": {}, "rounds": arguments.rounds, "burst": arguments.burst}
+    try:
+        problems = run(workers, machine, arguments, report)
+    finally:
+        for worker in workers:
+            worker.stop()
 
     machine.sample(MAIN_MEMORY)
     about = report["machine"] = machine.describe()

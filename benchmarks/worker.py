@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 
@@ -30,20 +31,20 @@ def load(implementation):
     if implementation in MLX_MODULES:
         mx = importlib.import_module(MLX_MODULES[implementation])
         module = importlib.import_module("with_mlx")
-        return f"{implementation} {mx.__version__}", module.FUNCTIONS, partial(module.prepare, mx)
+        return f"{implementation} {version(implementation)}", module.FUNCTIONS, partial(module.prepare, mx)
     module = importlib.import_module(f"with_{implementation}")
     return module.VERSION, module.FUNCTIONS, module.prepare
 
 
 def serve(implementation, requests, replies):
-    version, functions, prepare = load(implementation)
+    description, functions, prepare = load(implementation)
     call = None
     for line in requests:
         request = json.loads(line)
         command = request["command"]
         try:
             if command == "info":
-                reply = {"version": version}
+                reply = {"version": description}
             elif command == "prepare" and request["workload"] not in functions:
                 reply = {"unsupported": True}
             elif command == "prepare":

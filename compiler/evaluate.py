@@ -71,6 +71,11 @@ def pipeline() -> Any:
     return importlib.import_module("mlxir.compiler.pipeline")
 
 
+def executable(program: Program) -> Any:
+    """The executable of a program, from the cache or compiled now. llvmlite loads on first use, MLIR on the first miss."""
+    return importlib.import_module("mlxir.compiler.cache").executable(program)
+
+
 def evaluate(values: Iterable[Value]) -> None:
     """Give every value its data. Raises for placeholders, active or leaked."""
     asked = list(values)
@@ -112,7 +117,7 @@ def _through_tracers(nodes: list[Node]) -> set[int]:
 def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
     transforms = program.has_transforms
     if knobs.tier == "compiled" or (knobs.tier == "auto" and _count(program.key) >= knobs.tier_up):
-        return pipeline().executable(program).run(arguments)
+        return executable(program).run(arguments)
     if transforms:
         with _lock:
             expanded: Program | None = _expanded.recall(program.key)

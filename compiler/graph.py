@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,11 @@ class Trace:
 
 
 _tracing = threading.local()
+
+
+def tracing() -> bool:
+    """Whether a trace with placeholders is running on this thread."""
+    return getattr(_tracing, "depth", 0) > 0
 
 
 def constant(data: np.ndarray | Buffer, shape: Shape | None = None, dtype: Dtype | None = None) -> Value:
@@ -149,6 +154,21 @@ def resolve(value: Value) -> Value:
     return value
 
 
+def depends_on_trace(values: Iterable[Value]) -> bool:
+    """Whether any value is a tracer or a placeholder or is computed from one."""
+    stack = list(values)
+    seen: set[int] = set()
+    while stack:
+        value = stack.pop()
+        if value.alias is not None or value.trace is not None:
+            return True
+        node = value.node
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(node.inputs)
+    return False
+
+
 class Cut(NamedTuple):
     """A piece of the graph as a program, with the values that stand for its parameters."""
 
@@ -213,7 +233,15 @@ def cut(
 def close(inputs: Sequence[Value], outputs: Sequence[Value], since: int, name: str) -> tuple[Program, list[Value]]:
     """The function that was traced from `inputs` to `outputs`, and what it captured.
 
-    Only values made after `since` (see `first_uid`) can depend on the inputs; older ones are captured.
+    Only values made after `since` (see `first_uid`) can depend on the inputs; older ones are captured. A tracer of a transform that ran inside
+    stands for its primal: what leaked out of that transform still depends on the inputs.
     """
-    piece = cut(outputs, inputs, name, lambda v: v.node is None or v.uid < since)
+    given = {id(v) for v in inputs}
+
+    def see(value: Value) -> Value:
+        while value.alias is not None and value.uid >= since and id(value) not in given:
+            value = value.alias
+        return value
+
+    piece = cut(outputs, inputs, name, lambda v: v.node is None or v.uid < since, see)
     return piece.program, piece.parameters[len(inputs) :]

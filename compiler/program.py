@@ -51,7 +51,7 @@ class Program:
     def key(self) -> tuple:
         if self._key is None:
             body = tuple([
-                (i.record.name, tuple([_attr_key(a) for a in i.attrs.values()]) if i.attrs else (), i.operands)
+                (i.record.name, tuple([attr_key(a) for a in i.attrs.values()]) if i.attrs else (), i.operands)
                 for i in self.instructions
             ])  # fmt: skip
             self._key = tuple([(a.shape, a.dtype.name) for a in self.parameters]), body, tuple(self.outputs)
@@ -75,7 +75,7 @@ class Program:
         return [values[slot] for slot in self.outputs]
 
 
-def _attr_key(value: Any) -> Any:
+def attr_key(value: Any) -> Any:
     """An attribute as part of a key: 1, True and 1.0 differ, and so do 0.0 and -0.0."""
     if isinstance(value, Program):
         return value.key

@@ -183,6 +183,19 @@ class MxBuilder(OpBuilder):
             )
         return [Tensor(v, a, self) for v, a in zip(operation.results, avals, strict=True)]
 
+    def call(self, callee: str, operands: Sequence[Tensor], avals: Sequence[Aval]) -> list[Tensor]:
+        """`func.call @callee`."""
+        with context, self.at:
+            operation = ir.Operation.create(
+                "func.call",
+                results=[tensor_type(a) for a in avals],
+                operands=[t.value for t in operands],
+                attributes={"callee": ir.FlatSymbolRefAttr.get(callee)},
+                loc=self.at,
+                ip=self.insertion,
+            )
+        return [Tensor(v, a, self) for v, a in zip(operation.results, avals, strict=True)]
+
     def transform(self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]) -> list[Tensor]:
         """`%g = "mx.vjp"() {callee = @f}` makes a function value from a function; `func.call_indirect` applies it."""
         with context, self.at:

@@ -49,8 +49,8 @@ def _replay(ops: list[Op], env: dict[int, Tensor], tape: _Recorder, rule: str) -
 
 
 def vjp_function(module: Module, callee: Function, op: Op) -> Function:
-    """`@f_vjp(*args, *cotangents) -> (*outputs, *gradients of args[i] for i in wrt)`."""
-    wrt = op.attrs["wrt"]
+    """`@f_vjp(*args, *cotangents of outputs[j] for j in seeded) -> (*outputs, *gradients of args[i] for i in wrt)`."""
+    wrt, seeded = op.attrs["wrt"], op.attrs["seeded"]
     ops, results = callee.read()
     function = module.add_function(f"{callee.name}_vjp", [t.aval for t in op.operands])
     m = _Recorder(function.builder_at_end())
@@ -62,7 +62,7 @@ def vjp_function(module: Module, callee: Function, op: Op) -> Function:
     tape, m.tape = m.tape, []
     outputs = [env[id(t)] for t in results]
     cts: dict[int, Tensor] = {}
-    for out, ct in zip(outputs, function.arguments[count:], strict=True):
+    for out, ct in zip([outputs[j] for j in seeded], function.arguments[count:], strict=True):
         if out.active:
             cts[id(out)] = m.add_any(cts.get(id(out)), ct)
     for record, attrs, operands, outs, where in reversed(tape):

@@ -52,8 +52,11 @@ class Transform(Primitive):
         return {"kind": self.kind, **dict.fromkeys(cells, f"pass {self.name}")}
 
 
-vjp = Transform("vjp", ("callee", "wrt"))
-"""Operands (*args, *cotangents), results (*outputs, *gradients of the arguments listed in `wrt`)."""
+vjp = Transform("vjp", ("callee", "wrt", "seeded"))
+"""Operands (*args, *cotangents of the outputs listed in `seeded`), results (*outputs, *gradients of the arguments listed in `wrt`).
+
+The other outputs (auxiliary results, stop_gradient) have no cotangent.
+"""
 
 jvp = Transform("jvp", ("callee", "wrt"))
 """Operands (*args, *tangents of the arguments listed in `wrt`), results (*outputs, *tangents)."""

@@ -54,24 +54,27 @@ class _Reader:
 
 
 def _sections(data: bytes) -> dict[str, bytes]:
-    offset, = struct.unpack_from("<Q", data, 0x28)
+    (offset,) = struct.unpack_from("<Q", data, 0x28)
     size, count, names = struct.unpack_from("<HHH", data, 0x3A)
     headers = [struct.unpack_from("<IIQQQQ", data, offset + i * size) for i in range(count)]
     name_table = data[headers[names][4] : headers[names][4] + headers[names][5]]
     sht_nobits = 8
-    return {_Reader(name_table, h[0]).string(): data[h[4] : h[4] + h[5]] if h[1] != sht_nobits else b""
-            for h in headers}
+    return {
+        _Reader(name_table, h[0]).string(): data[h[4] : h[4] + h[5]] if h[1] != sht_nobits else b"" for h in headers
+    }
 
 
 def _symbols(sections: dict[str, bytes]) -> dict[str, Symbol]:
     names = sections[".strtab"]
-    return {_Reader(names, name).string(): Symbol(value, size)
-            for name, _, _, _, value, size in struct.iter_unpack("<IBBHQQ", sections[".symtab"])}
+    return {
+        _Reader(names, name).string(): Symbol(value, size)
+        for name, _, _, _, value, size in struct.iter_unpack("<IBBHQQ", sections[".symtab"])
+    }
 
 
 def _image_size(data: bytes) -> int:
     """Bytes from the load address to the end of the last loaded segment."""
-    offset, = struct.unpack_from("<Q", data, 0x20)
+    (offset,) = struct.unpack_from("<Q", data, 0x20)
     size, count = struct.unpack_from("<HH", data, 0x36)
     headers = [struct.unpack_from("<IIQQQQQ", data, offset + i * size) for i in range(count)]
     return max(h[3] + h[6] for h in headers if h[0] == _PT_LOAD)

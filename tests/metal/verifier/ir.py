@@ -46,6 +46,4 @@ def expose_threadgroup_variables(ir: str) -> str:
     split such a variable, drop stores that this thread does not read back, or turn it into a register.
     """
     padding = f"[{PADDING_BYTES} x i8] zeroinitializer, align 16"
-    return _VARIABLE.sub(
-        lambda m: f"@{m[1]} = hidden global {m[2]}\n@msl_padding.{m[1]} = hidden global {padding}", ir
-    )
+    return _VARIABLE.sub(lambda m: f"@{m[1]} = hidden global {m[2]}\n@msl_padding.{m[1]} = hidden global {padding}", ir)

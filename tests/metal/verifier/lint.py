@@ -7,28 +7,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 from .errors import MetalLintError
 from .reflect import ADDRESS_SPACES
 from .tokens import Token, directives, tokenize
 
-_SCALARS = ("bool char uchar short ushort int uint long ulong half bfloat float void size_t ptrdiff_t "
-            "int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t").split()
-_VECTORS = [s + n for s in "char uchar short ushort int uint long ulong half bfloat float".split() for n in "234"]
-_ATOMICS = "atomic_int atomic_uint atomic_bool atomic_float atomic_ulong".split()
-_TYPES = frozenset(_SCALARS + _VECTORS + _ATOMICS)
-
-_DIRECTIVES = frozenset("include pragma define undef if ifdef ifndef elif else endif".split())
+# fmt: off
+_NUMBERS = ("char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "half", "bfloat", "float")
+_VECTORS = frozenset(number + components for number in _NUMBERS for components in "234")
+_TYPES = _VECTORS.union(_NUMBERS, (
+    "bool", "void", "size_t", "ptrdiff_t", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t",
+    "uint64_t", "atomic_int", "atomic_uint", "atomic_bool", "atomic_float", "atomic_ulong",
+))
+_DIRECTIVES = frozenset(
+    ("include", "pragma", "define", "undef", "if", "ifdef", "ifndef", "elif", "else", "endif")
+)
 _FORBIDDEN = {
-    **dict.fromkeys(("goto", "asm", "double", "new", "delete", "try", "catch", "throw", "typeid", "dynamic_cast",
-                     "virtual", "thread_local", "std", "wchar_t"), "not in Metal"),
-    **dict.fromkeys(("local", "global", "private", "generic", "pipe", "event_t", "vec_step", "read_only", "write_only",
-                     "read_write", "image2d_t", "sampler_t"), "a word of OpenCL, which clang would take as such"),
-    **dict.fromkeys(("vertex", "fragment", "sampler", "ray_data", "object_data", "threadgroup_imageblock", "visible",
-                     "intersection", "stitchable"), "a keyword of Metal"),
-    **dict.fromkeys(("long3", "long4", "ulong3", "ulong4"),
-                    "legal Metal, but the checker does not see accesses of more than 16 bytes"),
+    **dict.fromkeys((
+        "goto", "asm", "double", "new", "delete", "try", "catch", "throw", "typeid", "dynamic_cast", "virtual",
+        "thread_local", "std", "wchar_t",
+    ), "not in Metal"),
+    **dict.fromkeys((
+        "local", "global", "private", "generic", "pipe", "event_t", "vec_step", "read_only", "write_only", "read_write",
+        "image2d_t", "sampler_t",
+    ), "a word of OpenCL, which clang takes as such"),
+    **dict.fromkeys((
+        "vertex", "fragment", "sampler", "ray_data", "object_data", "threadgroup_imageblock", "visible", "intersection",
+        "stitchable",
+    ), "a keyword of Metal"),
+    **dict.fromkeys((
+        "long3", "long4", "ulong3", "ulong4",
+    ), "legal Metal, but the checker does not see accesses of more than 16 bytes"),
 }
+# fmt: on
 _RESERVED = re.compile(r"__\w*|_[A-Z]\w*")
 _OPENCL_SWIZZLE = re.compile(r"lo|hi|even|odd|s[0-9a-fA-F]+")
 
@@ -48,7 +60,7 @@ def _words(tokens: list[Token]) -> Iterator[tuple[int, str]]:
 
 def _lambdas(tokens: list[Token]) -> Iterator[tuple[int, str]]:
     """A `[` that follows no expression begins a lambda; Metal has none before version 4."""
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in pairwise(tokens):
         if token.text == "[" and before.text in ("=", "(", ",", "{", ";", "return"):
             yield token.line, "lambda expression"
 
@@ -56,14 +68,15 @@ def _lambdas(tokens: list[Token]) -> Iterator[tuple[int, str]]:
 def _pointers(tokens: list[Token]) -> Iterator[tuple[int, str]]:
     """Every pointer and reference names its address space; clang would choose one silently."""
     types = set(_TYPES)
-    for before, token in zip(tokens, tokens[1:], strict=False):
-        if before.text in ("struct", "class", "typename", "using") and token.is_name:
+    for before, token in pairwise(tokens):
+        if before.text in ("struct", "class", "enum", "typename", "using") and token.is_name:
             types.add(token.text)
+    specifiers = types | ADDRESS_SPACES | {"const", "volatile", "::", "metal", "auto"}
     for i, token in enumerate(tokens):
         if token.text not in ("*", "&", "&&"):
             continue
         start = i
-        while start and (tokens[start - 1].text in types | ADDRESS_SPACES | {"const", "volatile", "::", "metal", "auto"}):
+        while start and tokens[start - 1].text in specifiers:
             start -= 1
         words = {t.text for t in tokens[start:i]}
         if words & types and not words & ADDRESS_SPACES:
@@ -81,8 +94,8 @@ def _vector_literals(tokens: list[Token]) -> Iterator[tuple[int, str]]:
 
 def _swizzles(tokens: list[Token]) -> Iterator[tuple[int, str]]:
     """OpenCL's `.lo`, `.hi`, `.even`, `.odd`, `.s0`: not in Metal. Members of that name have a declaration."""
-    declared = {t.text for before, t in zip(tokens, tokens[1:], strict=False) if before.text not in (".", "->")}
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    declared = {t.text for before, t in pairwise(tokens) if before.text not in (".", "->")}
+    for before, token in pairwise(tokens):
         if before.text == "." and _OPENCL_SWIZZLE.fullmatch(token.text) and token.text not in declared:
             yield token.line, f"OpenCL swizzle .{token.text}"
 

@@ -47,8 +47,8 @@ class Kind(Enum):
 class Parameter:
     """One kernel parameter.
 
-    `type` is the pointee's or the built-in's type without qualifiers; `index` the `[[buffer(i)]]` or `[[threadgroup(i)]]`
-    index; `builtin` the attribute of a built-in; `components` its vector size (1 for a scalar).
+    `type` is the pointee's or the built-in's type without qualifiers; `index` that of `[[buffer(i)]]` or
+    `[[threadgroup(i)]]`; `builtin` the attribute of a built-in; `components` its vector size (1 for a scalar).
     """
 
     kind: Kind
@@ -177,23 +177,28 @@ def parse_kernels(source: str) -> dict[str, Kernel]:
     for i, token in enumerate(tokens):
         if token.text != "kernel":
             continue
-        start = i + 1
+        start, first = i + 1, i
         if i and tokens[i - 1].text == "[[" and start < len(tokens) and tokens[start].text == "]]":
-            start += 1
-        elif i and tokens[i - 1].text == ">":
+            start, first = start + 1, i - 1
+        while first and tokens[first - 1].text == "]]":
+            first = max(k for k in range(first) if tokens[k].text == "[[")
+        if first and tokens[first - 1].text == ">":
             raise MetalLintError(f"line {token.line}: template kernels are beyond this verifier")
-        opening = next((k for k in range(start, len(tokens)) if tokens[k].text == "(" and tokens[k - 1].is_name
-                        and tokens[k - 2].text == "void"), None)
-        end_of_head = next((k for k in range(start, len(tokens)) if tokens[k].text in "{;"), len(tokens))
-        if opening is None or opening > end_of_head:
+        opening = start
+        while opening < len(tokens) and tokens[opening].text not in ("(", "{", ";"):
+            opening = closing(tokens, opening) + 1 if tokens[opening].text == "[[" else opening + 1
+        words = [t.text for t in tokens[opening - 2 : opening + 1]]
+        if len(words) != 3 or words[0] != "void" or words[2] != "(":
             raise MetalLintError(f"line {token.line}: a kernel must be declared `kernel void name(...)`")
-        name = tokens[opening - 1].text
+        name = words[1]
         if name in kernels:
             raise MetalLintError(f"kernel {name} is defined twice")
-        attributes = dict(_attributes(tokens[start : opening - 2])[0])
+        attributes = dict(_attributes(tokens[first:i] + tokens[start : opening - 2])[0])
         parts = _split(tokens[opening + 1 : closing(tokens, opening)])
         parameters = tuple(_parameter(name, part) for part in parts)
         _check_together(name, parameters)
         max_threads = int(attributes.get("max_total_threads_per_threadgroup", 1024))
         kernels[name] = Kernel(name, parameters, max_threads, token.line)
+    if not kernels:
+        raise MetalLintError("the source has no kernel")
     return kernels

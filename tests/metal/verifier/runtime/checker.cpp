@@ -15,18 +15,16 @@
 namespace msl {
 namespace {
 
-constexpr uint16_t kSeveralThreads = 0xffff;
-
 struct Access {
   uint32_t group;  // linear index + 1; 0: no access yet
-  uint16_t thread;
-  bool atomic;
-  uint32_t group_epoch, simd_epoch;
+  uint32_t thread : 10, group_epoch : 22;
+  uint32_t simd_epoch;
 };
 
-// The last write and two readers. Two are enough: see remember_read.
+// The last plain write, two plain reads and two atomic accesses. Two are enough: see remember.
 struct Cell {
-  Access write, reads[2];
+  Access write, reads[2], atomics[2];
+  bool written;
 };
 
 struct Region {
@@ -60,12 +58,7 @@ Region* find_region(uintptr_t address) {
   return nullptr;
 }
 
-bool writes(Kind kind) { return kind == Kind::write || kind == Kind::atomic_write; }
-bool is_atomic(Kind kind) { return kind == Kind::atomic_read || kind == Kind::atomic_write; }
-
-bool same_simdgroup(const Access& a, const Access& b) {
-  return a.thread != kSeveralThreads && a.thread / kSimdWidth == b.thread / kSimdWidth;
-}
+bool same_simdgroup(const Access& a, const Access& b) { return a.thread / kSimdWidth == b.thread / kSimdWidth; }
 
 // True when a barrier, or the program order of one thread, puts `earlier` before `now`.
 bool ordered(const Access& earlier, const Access& now) {
@@ -74,30 +67,24 @@ bool ordered(const Access& earlier, const Access& now) {
   return same_simdgroup(earlier, now) && earlier.simd_epoch != now.simd_epoch;
 }
 
-bool conflict(const Access& earlier, const Access& now) {
-  return earlier.group && !(earlier.atomic && now.atomic) && !ordered(earlier, now);
-}
+bool races(const Access& earlier, const Access& now) { return earlier.group && !ordered(earlier, now); }
+bool races(const Access (&earlier)[2], const Access& now) { return races(earlier[0], now) || races(earlier[1], now); }
 
-// Keeps two readers such that a later write which races with any reader races with one of these. A reader ordered before
-// the new one is implied by it. Otherwise readers of two threadgroups, or of two SIMD-groups of one threadgroup, or two
-// threads of one SIMD-group do: no writer is ordered after both but not after a third.
-void remember_read(Cell& cell, const Access& now) {
-  for (Access& r : cell.reads)
-    if (!r.group || ordered(r, now)) {
-      r = now;
+// Keeps two accesses of one kind such that a later one of another kind which races with any, races with one of these.
+// An access ordered before the new one is implied by it. Otherwise two that differ in the threadgroup, or else in the
+// SIMD-group, or else in the thread, will do: nothing is ordered after both of them but not after a third.
+void remember(Access (&kept)[2], const Access& now) {
+  for (Access& a : kept)
+    if (ordered(a, now)) a.group = 0;
+  for (Access& a : kept)
+    if (!a.group) {
+      a = now;
       return;
     }
-  Access &a = cell.reads[0], &b = cell.reads[1];
-  const bool both_in_other_group = a.group == b.group && a.group != now.group;
-  const bool both_in_other_simdgroup =
-      a.group == b.group && same_simdgroup(a, b) && a.group == now.group && !same_simdgroup(a, now);
-  if (both_in_other_group || both_in_other_simdgroup) b = now;
-}
-
-void remember_write(Cell& cell, Access now) {
-  const Access& w = cell.write;
-  if (w.group && w.atomic && now.atomic && !ordered(w, now)) now.thread = kSeveralThreads;
-  cell.write = now;
+  const bool one_group = kept[0].group == kept[1].group;
+  const bool adds_group = one_group && kept[0].group != now.group;
+  const bool adds_simdgroup = one_group && same_simdgroup(kept[0], kept[1]) && !same_simdgroup(kept[0], now);
+  if (adds_group || adds_simdgroup) kept[1] = now;
 }
 
 void report_outside(uintptr_t address, size_t bytes, bool write, uintptr_t site) {
@@ -118,27 +105,35 @@ void report_outside(uintptr_t address, size_t bytes, bool write, uintptr_t site)
     report(Severity::error, site, "out-of-bounds %s of %zu bytes, far from any buffer", what, bytes);
 }
 
-void report_race(const Region& region, const char* what, uintptr_t site) {
-  report(Severity::error, site, "data race (%s) on %s", what, region.name);
-}
-
-// Checks for races and uninitialised reads, byte by byte; reports at most one per access.
+// Checks for races and uninitialised reads, byte by byte; reports at most one of each per access.
 void check_cells(Region& region, uintptr_t address, size_t bytes, Kind kind, uintptr_t site) {
-  const bool write = writes(kind);
-  const Access now = {group.index + 1, (uint16_t)current->context.index_in_group, is_atomic(kind),
-                      group.epochs.of(region.space), current->simd_epochs.of(region.space)};
+  const Access now = {group.index + 1, current->context.index_in_group, group.epochs.of(region.space),
+                      current->simd_epochs.of(region.space)};
   const char* race = nullptr;
   bool uninitialised = false;
   for (Cell *c = region.cells + (address - region.begin), *end = c + bytes; c < end; c++) {
-    if (conflict(c->write, now)) race = write ? "write after write" : "read after write";
-    if (write && (conflict(c->reads[0], now) || conflict(c->reads[1], now))) race = "write after read";
-    if (!write && region.space == Space::threadgroup && !c->write.group) uninitialised = true;
-    if (write)
-      remember_write(*c, now);
-    else
-      remember_read(*c, now);
+    const bool reads = kind == Kind::read || kind == Kind::atomic;
+    if (reads && region.space == Space::threadgroup && !c->written) uninitialised = true;
+    if (kind != Kind::read) c->written = true;
+    switch (kind) {
+      case Kind::read:
+        if (races(c->write, now) || races(c->atomics, now)) race = "read after write";
+        remember(c->reads, now);
+        break;
+      case Kind::write:
+        if (races(c->write, now) || races(c->atomics, now)) race = "write after write";
+        if (races(c->reads, now)) race = "write after read";
+        c->write = now;
+        break;
+      case Kind::atomic:
+      case Kind::atomic_store:
+        if (races(c->write, now)) race = "atomic access after write";
+        if (races(c->reads, now)) race = "atomic access after read";
+        remember(c->atomics, now);
+        break;
+    }
   }
-  if (race) report_race(region, race, site);
+  if (race) report(Severity::error, site, "data race (%s) on %s", race, region.name);
   if (uninitialised) report(Severity::error, site, "read of uninitialised %s", region.name);
 }
 
@@ -171,21 +166,23 @@ void begin_threadgroup_memory() {
 
 // An access outside of every buffer ends the thread, before it can do harm.
 void check_access(uintptr_t address, size_t bytes, Kind kind, bool aligned, uintptr_t site) {
+  const bool write = kind != Kind::read;
   if (!current || on_current_stack(address) || in_exchange_memory(address)) return;
   Region* region = find_region(address);
   if (!region) {
-    if (!writes(kind) && address >= image_begin && address < image_end) return;
-    report_outside(address, bytes, writes(kind), site);
+    const bool constants = address >= image_begin && address < image_end;
+    if (!write && (constants || in_launch_data(address))) return;
+    report_outside(address, bytes, write, site);
     kill_current_thread();
   }
   if (bytes > region->end - address) {
-    report(Severity::error, site, "out-of-bounds %s of %zu bytes across the end of %s", writes(kind) ? "write" : "read",
+    report(Severity::error, site, "out-of-bounds %s of %zu bytes across the end of %s", write ? "write" : "read",
            bytes, region->name);
     kill_current_thread();
   }
   if (aligned && address % bytes != 0)
     report(Severity::error, site, "misaligned %zu-byte access to %s", bytes, region->name);
-  if (writes(kind) && region->read_only) {
+  if (write && region->read_only) {
     report(Severity::error, site, "write to read-only %s", region->name);
     kill_current_thread();
   }

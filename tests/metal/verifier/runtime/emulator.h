@@ -18,8 +18,9 @@ constexpr uint32_t kSimdWidth = 32;
 constexpr uint32_t kMaxThreads = 1024;
 constexpr uint32_t kMaxSimdgroups = kMaxThreads / kSimdWidth;
 constexpr uint32_t kSlotBytes = 16;
+constexpr uint32_t kMaxArguments = 96;  // 31 buffers, 31 threadgroup arrays and every built-in fit
 
-// What a kernel's built-in parameters are read from. The thunks (build.py) see it as an array of uint32 (reflect.BUILTINS).
+// What built-in parameters are read from. The thunks (build.py) see it as an array of uint32 (reflect.BUILTINS).
 struct ThreadContext {
   uint32_t position_in_grid[3], position_in_group[3], group_position[3], groups_per_grid[3];
   uint32_t threads_per_group[3], threads_per_grid[3], dispatched_threads_per_group[3];
@@ -52,7 +53,7 @@ using Entry = void (*)(const uint64_t* arguments, const ThreadContext* context);
 
 struct Dispatch {
   Entry entry;
-  const uint64_t* arguments;
+  uint64_t arguments[kMaxArguments];  // by position; addresses of buffers
   uint32_t grid[3], group[3];
   bool in_threadgroups;  // grid counts threadgroups, not threads
   int order;             // 0 forward, 1 reverse, 2.. pseudo-random
@@ -80,6 +81,7 @@ extern volatile bool stop_dispatch;
 void suspend(State state);
 [[noreturn]] void kill_current_thread();
 bool on_current_stack(uintptr_t address);
+bool in_launch_data(uintptr_t address);
 void run_dispatch(const Dispatch& dispatch);
 
 // rendezvous.cpp
@@ -88,7 +90,7 @@ bool complete_threadgroup_barrier();
 bool in_exchange_memory(uintptr_t address);
 
 // checker.cpp
-enum class Kind : uint8_t { read, write, atomic_read, atomic_write };
+enum class Kind : uint8_t { read, write, atomic, atomic_store };
 void forget_memory();
 void begin_threadgroup_memory();
 void check_access(uintptr_t address, size_t bytes, Kind kind, bool aligned, uintptr_t site);

@@ -1,5 +1,5 @@
-// One fiber per GPU thread of a threadgroup. A fiber runs until it waits for others (rendezvous.cpp) or returns; then the
-// scheduler picks the next one. Threadgroups run one after another. Everything is deterministic for a given order.
+// One fiber per GPU thread of a threadgroup. A fiber runs until it waits for others (rendezvous.cpp) or returns; then
+// the scheduler picks the next one. Threadgroups run one after another. All is deterministic for a given order.
 #include "emulator.h"
 
 #include <stdio.h>
@@ -172,6 +172,12 @@ void kill_current_thread() {
 bool on_current_stack(uintptr_t address) {
   const uintptr_t low = (uintptr_t)current->stack;
   return address >= low && address < low + kStackBytes;
+}
+
+// What a thunk reads: the arguments, and the thread's context.
+bool in_launch_data(uintptr_t address) {
+  return address - (uintptr_t)dispatch_in_progress->arguments < sizeof dispatch_in_progress->arguments ||
+         address - (uintptr_t)&current->context < sizeof current->context;
 }
 
 void run_dispatch(const Dispatch& d) {

@@ -53,26 +53,26 @@ void* __tsan_memset(void* to, int value, size_t n) {
 }
 
 // All threads run on one CPU thread, so that plain operations are atomic.
-#define ATOMIC_HOOKS(bits, T)                                                                 \
-  T __tsan_atomic##bits##_load(const volatile T* p, int) {                                    \
-    ACCESS(p, bits / 8, atomic_read, true);                                                   \
-    return *p;                                                                                \
-  }                                                                                           \
-  void __tsan_atomic##bits##_store(volatile T* p, T value, int) {                             \
-    ACCESS(p, bits / 8, atomic_write, true);                                                  \
-    *p = value;                                                                               \
-  }                                                                                           \
-  T __tsan_atomic##bits##_exchange(volatile T* p, T value, int) {                             \
-    ACCESS(p, bits / 8, atomic_write, true);                                                  \
-    T old = *p;                                                                               \
-    *p = value;                                                                               \
-    return old;                                                                               \
-  }                                                                                           \
+#define ATOMIC_HOOKS(bits, T)                                                                  \
+  T __tsan_atomic##bits##_load(const volatile T* p, int) {                                     \
+    ACCESS(p, bits / 8, atomic, true);                                                         \
+    return *p;                                                                                 \
+  }                                                                                            \
+  void __tsan_atomic##bits##_store(volatile T* p, T value, int) {                              \
+    ACCESS(p, bits / 8, atomic_store, true);                                                   \
+    *p = value;                                                                                \
+  }                                                                                            \
+  T __tsan_atomic##bits##_exchange(volatile T* p, T value, int) {                              \
+    ACCESS(p, bits / 8, atomic, true);                                                         \
+    T old = *p;                                                                                \
+    *p = value;                                                                                \
+    return old;                                                                                \
+  }                                                                                            \
   T __tsan_atomic##bits##_compare_exchange_val(volatile T* p, T expected, T value, int, int) { \
-    ACCESS(p, bits / 8, atomic_write, true);                                                  \
-    T old = *p;                                                                               \
-    if (old == expected) *p = value;                                                          \
-    return old;                                                                               \
+    ACCESS(p, bits / 8, atomic, true);                                                         \
+    T old = *p;                                                                                \
+    if (old == expected) *p = value;                                                           \
+    return old;                                                                                \
   }
 ATOMIC_HOOKS(8, uint8_t)
 ATOMIC_HOOKS(16, uint16_t)

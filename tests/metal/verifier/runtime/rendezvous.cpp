@@ -1,6 +1,6 @@
-// Where threads wait for each other. Threads that wait at the same call (same return address) meet; one of a pair of
-// calls is completed when every thread concerned waits or has returned, so a part of a SIMD-group can meet alone: that is
-// counted as divergence. Barriers must be reached by all.
+// Where threads wait for each other. Threads that wait at the same call (same return address) meet. A call is completed
+// when every thread concerned waits somewhere or has returned, so a part of a SIMD-group can meet alone: that counts as
+// divergence. Barriers must be reached by all.
 #include "emulator.h"
 
 #include <string.h>

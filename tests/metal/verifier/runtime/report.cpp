@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 namespace msl {
@@ -69,9 +70,11 @@ void msl_begin(void) {
   memset(&statistics, 0, sizeof statistics);
 }
 
-void msl_run(Entry entry, const uint64_t* arguments, const uint32_t* grid, const uint32_t* group_size,
-             int in_threadgroups, int order, double cpu_seconds) {
-  Dispatch d = {entry, arguments, {0}, {0}, in_threadgroups != 0, order};
+void msl_run(Entry entry, const uint64_t* arguments, uint32_t argument_count, const uint32_t* grid,
+             const uint32_t* group_size, int in_threadgroups, int order, double cpu_seconds) {
+  Dispatch d = {entry, {0}, {0}, {0}, in_threadgroups != 0, order};
+  if (argument_count > kMaxArguments) abort();
+  memcpy(d.arguments, arguments, argument_count * sizeof *arguments);
   memcpy(d.grid, grid, sizeof d.grid);
   memcpy(d.group, group_size, sizeof d.group);
   install_fault_handlers(cpu_seconds);

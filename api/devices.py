@@ -1,0 +1,206 @@
+"""Devices and streams. Arrays are computed on the CPU, in program order: streams exist so that programs that name them run."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import platform
+import threading
+from typing import Any
+
+__all__ = [
+    "Device", "DeviceType", "Stream", "StreamContext", "StreamOrDevice", "ThreadLocalStream", "clear_streams", "cpu",
+    "default_device", "default_stream", "device_count", "device_info", "gpu", "is_available", "new_stream",
+    "new_thread_local_stream", "new_thread_unsafe_stream", "set_default_device", "set_default_stream", "stream", "synchronize",
+]  # fmt: skip
+
+
+class DeviceType(enum.Enum):
+    """Kinds of devices. Compares equal to a `Device` of its type with index 0."""
+
+    cpu = 0
+    gpu = 1
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Device):
+            return other == self
+        return self is other
+
+    __hash__ = enum.Enum.__hash__
+
+    def __repr__(self) -> str:
+        return f"DeviceType.{self.name}"
+
+
+class Device:
+    """A device: its type and its number among those of that type."""
+
+    def __init__(self, type: DeviceType, index: int = 0):
+        if not isinstance(type, DeviceType):
+            raise TypeError(f"[Device] expected a DeviceType, got {type!r}")
+        self._type, self._index = type, index
+
+    @property
+    def type(self) -> DeviceType:
+        return self._type
+
+    @property
+    def index(self) -> int:
+        return self._index
+
+    def __repr__(self) -> str:
+        return f"Device({self._type.name}, {self._index})"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DeviceType):
+            return self._type is other and self._index == 0
+        return isinstance(other, Device) and (self._type, self._index) == (other._type, other._index)
+
+    def __hash__(self) -> int:
+        return hash((self._type, self._index))
+
+
+cpu, gpu = DeviceType.cpu, DeviceType.gpu
+_numbers = itertools.count()
+
+
+class Stream:
+    """A queue of work on a device. There is one worker, so all streams are in order with each other."""
+
+    def __init__(self, device: Device, index: int):
+        self._device, self._index = device, index
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    @property
+    def index(self) -> int:
+        return self._index
+
+    def __repr__(self) -> str:
+        return f"Stream({self._device!r}, {self._index})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and (self._device, self._index) == (other._device, other._index)
+
+    def __hash__(self) -> int:
+        return hash((self._device, self._index))
+
+
+class ThreadLocalStream(Stream):
+    """A stream that stands for one of its own in every thread; with one worker they are the same."""
+
+
+StreamOrDevice = Stream | Device | DeviceType | None
+
+
+class _Defaults(threading.local):
+    """The default device and the default stream of each device, per thread."""
+
+    def __init__(self) -> None:
+        self.device = Device(cpu)
+        self.streams = {Device(cpu): Stream(Device(cpu), 0)}
+
+
+next(_numbers)
+_defaults = _Defaults()
+
+
+def _device(x: Any, name: str) -> Device:
+    """The device that `x` names. Raises ValueError where it does not exist on this machine."""
+    device = x.device if isinstance(x, Stream) else Device(x) if isinstance(x, DeviceType) else x
+    if not isinstance(device, Device):
+        raise TypeError(f"[{name}] expected a Device, a DeviceType or a Stream, got {x!r}")
+    if not is_available(device):
+        raise ValueError(f"[{name}] {device!r} is not available: mlxir evaluates on the CPU.")
+    return device
+
+
+def default_device() -> Device:
+    """The device that operations run on."""
+    return _defaults.device
+
+
+def set_default_device(device: Device | DeviceType) -> None:
+    """Change the default device. Raises ValueError where the device is not available."""
+    _defaults.device = _device(device, "set_default_device")
+
+
+def is_available(device: Device | DeviceType) -> bool:
+    """Whether a device can be used."""
+    device = Device(device) if isinstance(device, DeviceType) else device
+    return device.type is cpu and device.index == 0
+
+
+def device_count(device_type: DeviceType) -> int:
+    """How many devices of a type can be used."""
+    return int(is_available(device_type))
+
+
+def device_info(d: Device | DeviceType | None = None) -> dict[str, str | int]:
+    """Properties of a device."""
+    _device(d if d is not None else _defaults.device, "device_info")
+    return {"architecture": platform.machine(), "device_name": platform.processor() or platform.machine(),
+            "cores": os.cpu_count() or 1}  # fmt: skip
+
+
+def default_stream(device: Device | DeviceType) -> Stream:
+    """The default stream of a device."""
+    return _defaults.streams[_device(device, "default_stream")]
+
+
+def set_default_stream(stream: Stream) -> None:
+    """Make `stream` the default stream of its device."""
+    _defaults.streams[_device(stream, "set_default_stream")] = stream
+
+
+def new_stream(device: Device | DeviceType) -> Stream:
+    """A new stream on a device."""
+    return Stream(_device(device, "new_stream"), next(_numbers))
+
+
+def new_thread_unsafe_stream(device: Device | DeviceType) -> Stream:
+    """A new stream meant for one thread only."""
+    return new_stream(device)
+
+
+def new_thread_local_stream(device: Device | DeviceType) -> ThreadLocalStream:
+    """A new stream that every thread resolves for itself."""
+    return ThreadLocalStream(_device(device, "new_thread_local_stream"), next(_numbers))
+
+
+def clear_streams() -> None:
+    """Forget this thread's own default streams."""
+    _defaults.streams = {Device(cpu): Stream(Device(cpu), 0)}
+
+
+class StreamContext:
+    """`with stream(s):` makes a device or stream the default inside the block."""
+
+    def __init__(self, s: StreamOrDevice):
+        self._device = _device(s, "stream")
+        self._stream = s if isinstance(s, Stream) else default_stream(self._device)
+        self._before: tuple[Device, Stream] | None = None
+
+    def __enter__(self) -> StreamContext:
+        self._before = default_device(), default_stream(self._device)
+        _defaults.device = self._device
+        _defaults.streams[self._device] = self._stream
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before is not None:
+            _defaults.device, _defaults.streams[self._device] = self._before
+
+
+def stream(s: StreamOrDevice) -> StreamContext:
+    """A context manager that makes a device or stream the default."""
+    return StreamContext(s)
+
+
+def synchronize(stream: StreamOrDevice = None) -> None:
+    """Wait for outstanding work. Evaluation is synchronous, so there is none; the argument is checked."""
+    if stream is not None:
+        _device(stream, "synchronize")

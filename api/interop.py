@@ -1,0 +1,199 @@
+"""Data from outside as `Value`s, and data of arrays to the outside: Python sequences, NumPy, buffers, DLPack.
+
+What comes in is copied unless `copy=False`; what goes out without a copy is read-only, because values share memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mlxir.compiler.graph import Value, constant, with_place
+from mlxir.runtime import dtypes
+from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.errors import user_frame
+
+from . import values
+
+# NumPy types that become a narrower type of ours, as in MLX.
+_NARROWED = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.complex128): np.dtype(np.complex64)}
+_BYTES = (bytes, bytearray, memoryview)
+
+
+def _error(kind: type[Exception], message: str) -> Exception:
+    return with_place(kind(message), user_frame(2))
+
+
+def to_value(x: Any, partner: Dtype | None = None, copy: bool = True) -> Value:
+    """An operand that is no array: a Python or NumPy number (weak beside `partner`), or anything that holds array data.
+
+    NumPy arrays take `partner` as their dtype, as in MLX. Raises ValueError for other types and for lists.
+    """
+    if isinstance(x, (bool, int, float, complex)):
+        return values.scalar(x, partner)
+    if isinstance(x, np.generic) and partner is not None:
+        return values.scalar(x.item() if x.dtype != dtypes.bfloat16.numpy else float(x), partner)
+    if isinstance(x, (list, tuple)) or not holds_data(x):
+        raise _error(ValueError, f"[convert] Invalid type {type(x).__name__}: expected an array, a number or array data")
+    return from_data(x, partner, copy)
+
+
+def holds_data(x: Any) -> bool:
+    """Whether `x` is an array of another library or a buffer."""
+    return isinstance(x, (np.ndarray, np.generic, *_BYTES)) or any(
+        hasattr(x, name) for name in ("__mlx_array__", "__dlpack__", "__array__", "__array_interface__", "__buffer__")
+    ) or _is_buffer(x)  # fmt: skip
+
+
+def _is_buffer(x: Any) -> bool:
+    try:
+        memoryview(x).release()
+    except TypeError:
+        return False
+    return True
+
+
+def from_data(x: Any, dtype: Dtype | None = None, copy: bool = True) -> Value:
+    """A concrete value from array data of another library. Raises ValueError for dtypes that have no equivalent."""
+    if hasattr(x, "__mlx_array__"):
+        value: Value = x.__mlx_array__()._value
+        return value if dtype is None else values.cast(value, dtype)
+    return constant(converted(as_numpy(x), dtype, copy))
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    """Array data as a NumPy array, without a copy where its owner allows that."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np.asarray(x)
+    if isinstance(x, _BYTES):
+        view = memoryview(x)
+        return np.frombuffer(view, np.uint8) if view.format in ("B", "c") and view.ndim == 1 else np.asarray(view)
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        return np.from_dlpack(x)
+    return np.asarray(x)
+
+
+def converted(data: np.ndarray, dtype: Dtype | None, copy: bool = True) -> np.ndarray:
+    """`data` in a dtype of ours: `dtype`, or the one that corresponds to its own (float64 narrows to float32)."""
+    if dtype is None:
+        target = _NARROWED.get(data.dtype, data.dtype.newbyteorder("="))
+        try:
+            dtypes.from_numpy(target)
+        except ValueError as error:
+            raise with_place(error, user_frame(2)) from None
+    else:
+        target = dtype.numpy
+        if data.dtype.kind == "c" and dtype.kind not in "cb":
+            data = data.real
+    with np.errstate(all="ignore"):
+        out = data.astype(target, order="C", copy=copy)
+    # Row-contiguous and aligned: what kernels may assume of a buffer.
+    return out if out.flags.c_contiguous and out.flags.aligned else np.array(out, order="C")
+
+
+def from_number(x: bool | int | float | complex, dtype: Dtype | None = None) -> Value:
+    """A Python number as a concrete rank-0 value; one that does not fit an explicit integer dtype wraps around."""
+    dtype = dtypes.scalar_dtype(x) if dtype is None else dtype
+    return constant(converted(_wide([x], dtype).reshape(()), dtype))
+
+
+def from_sequence(items: Any, dtype: Dtype | None = None) -> Value:
+    """Nested lists or tuples of numbers, NumPy data and arrays. Raises ValueError for ragged ones and for other leaves.
+
+    Without arrays among the leaves the result is a constant; with arrays it is recorded, so that it can be traced.
+    """
+    leaves = list(_leaves(items))
+    if any(getattr(leaf, "_value", None) is not None for leaf in leaves):
+        return _stacked(items, dtype)
+    shape = _shape(items)
+    if any(isinstance(leaf, (np.ndarray, np.generic)) for leaf in leaves):
+        parts = [np.asarray(leaf) for leaf in leaves]
+        flat = np.stack([converted(p, None) if p.dtype.kind != "O" else p for p in parts]) if parts else np.empty(0)
+        return constant(converted(flat.reshape(shape), dtype))
+    if dtype is None:
+        dtype = _leaf_dtype(leaves)
+    wide = _wide(leaves, dtype)
+    return constant(converted(wide.reshape(shape), dtype))
+
+
+def _leaf_dtype(leaves: list[Any]) -> Dtype:
+    """complex64, float32, int32 (int64 where a number needs it) or bool: the first that any leaf asks for."""
+    kinds = set(map(type, leaves))
+    if any(issubclass(k, complex) for k in kinds):
+        return dtypes.complex64
+    if not leaves or any(issubclass(k, float) for k in kinds):
+        return dtypes.float32
+    if kinds == {bool}:
+        return dtypes.bool_
+    return dtypes.int32 if all(-(2**31) <= n < 2**31 for n in leaves) else dtypes.int64
+
+
+def _wide(leaves: list[Any], dtype: Dtype) -> np.ndarray:
+    """The leaves in the widest NumPy type of their kind, from which a cast wraps or truncates as MLX's does."""
+    kinds = set(map(type, leaves))
+    if any(issubclass(k, complex) for k in kinds):
+        return np.array(leaves, np.complex128)
+    if any(issubclass(k, float) for k in kinds) or dtype.is_inexact:
+        return np.array(leaves, np.float64)
+    try:
+        return np.array(leaves, np.int64 if dtype is not dtypes.uint64 else None)
+    except OverflowError:
+        raise _error(ValueError, "[array] an integer does not fit 64 bits") from None
+
+
+def _leaves(items: Any) -> Iterator[Any]:
+    for item in items:
+        if isinstance(item, (list, tuple)):
+            yield from _leaves(item)
+        elif isinstance(item, (bool, int, float, complex, np.ndarray, np.generic)) or hasattr(item, "_value"):
+            yield item
+        else:
+            raise _error(ValueError, f"[array] Invalid type {type(item).__name__} received in array initialization.")
+
+
+def _shape(items: Any) -> tuple[int, ...]:
+    """The shape of a nested sequence. Raises ValueError if it is ragged."""
+    if not isinstance(items, (list, tuple)):
+        return tuple(getattr(items, "shape", ()))
+    if not items:
+        return (0,)
+    first = _shape(items[0])
+    for item in itertools.islice(items, 1, None):
+        if _shape(item) != first:
+            raise _error(ValueError, "[array] Initialization encountered non-uniform length.")
+    return (len(items), *first)
+
+
+def _stacked(items: Any, dtype: Dtype | None) -> Value:
+    """A nested sequence with arrays among its leaves, joined by recorded operations."""
+    shape = _shape(items)
+    parts: list[Value] = []
+    numbers: list[Any] = []
+    for leaf in _leaves(items):
+        value = getattr(leaf, "_value", None)
+        if value is None:
+            numbers.append(leaf)
+            value = values.scalar(leaf) if isinstance(leaf, (bool, int, float, complex)) else from_data(leaf)
+        parts.append(values.reshape(value, (1, *value.shape)))
+    joined = values.concatenate(values.promoted(*parts), 0)
+    return values.reshape(joined if dtype is None else values.cast(joined, dtype), shape)
+
+
+def from_dlpack(x: Any, copy: bool | None) -> Value:
+    """A value over the memory of a DLPack producer on the CPU. Raises ValueError where `copy=False` cannot be kept."""
+    if not hasattr(x, "__dlpack__"):
+        raise _error(TypeError, f"[from_dlpack] {type(x).__name__} is no DLPack producer")
+    data = np.from_dlpack(x)
+    if copy is False and not (data.flags.c_contiguous and data.flags.aligned):
+        raise _error(ValueError, "[from_dlpack] Cannot import an array that is not row-contiguous without a copy.")
+    return constant(converted(data, dtypes.from_numpy(data.dtype), bool(copy)))
+
+
+def read_only(data: np.ndarray) -> np.ndarray:
+    """A view through which the memory of an array cannot be changed."""
+    view = data.view()
+    view.flags.writeable = False
+    return view

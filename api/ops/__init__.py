@@ -1,0 +1,4 @@
+"""The public functions on arrays, in family files; each file's `__all__` says what it adds to `mlxir`."""
+
+from .elementwise import *  # noqa: F403
+from .reduce import *  # noqa: F403

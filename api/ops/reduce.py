@@ -1,0 +1,326 @@
+"""Reductions and scans: MLX's widening of small integers, `keepdims`, and the statistics composed of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from mlxir.compiler.graph import Value
+from mlxir.devices import StreamOrDevice
+from mlxir.dialects.mx import RECORDS, Primitive, fast, scan_sort
+from mlxir.dialects.mx import elementwise as prim
+from mlxir.dialects.mx import reduce as reductions
+from mlxir.dialects.mx.record import Shape
+from mlxir.ndarray import array, wrap
+from mlxir.runtime.dtypes import (
+    Dtype, at_least_float, bool_, float32, int8, int16, int32, uint8, uint16, uint32,
+)  # fmt: skip
+from mlxir.values import axes_of, axis_of, binary, cast, full, promoted, record, reshape, slice_axis, transpose, unary
+
+from .common import Operand, check_array, check_dtype, failure, named
+from .elementwise import isclose, operands
+
+__all__ = [
+    "all", "allclose", "any", "argmax", "argmin", "array_equal", "count_nonzero", "cummax", "cummin", "cumprod", "cumsum",
+    "cumulative_prod", "cumulative_sum", "diff", "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "minmax", "prod",
+    "softmax", "std", "sum", "var",
+]  # fmt: skip
+
+Axis = int | Sequence[int] | None
+_WIDENED = {bool_: int32, int8: int32, int16: int32, uint8: uint32, uint16: uint32}
+_python_sum, _python_min, _python_max = sum, min, max
+
+
+class Reduction(Protocol):
+    def __call__(
+        self, a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+    ) -> array: ...
+
+
+def _reduced(shape: Shape, axes: Shape) -> Shape:
+    return tuple([n for i, n in enumerate(shape) if i not in axes])
+
+
+def _kept(shape: Shape, axes: Shape) -> Shape:
+    return tuple([1 if i in axes else n for i, n in enumerate(shape)])
+
+
+def reduce_value(primitive: Primitive, x: Value, axes: Shape, keepdims: bool = False) -> Value:
+    """A reduction over normalised axes."""
+    out = record(primitive, (x,), {"axes": axes}, _reduced(x.shape, axes), x.dtype) if axes else x
+    return reshape(out, _kept(x.shape, axes)) if keepdims else out
+
+
+def _reduction(name: str, doc: str, widened: bool = False, logical: bool = False, non_empty: bool = False) -> Reduction:
+    primitive = RECORDS[name]
+
+    def function(
+        a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+    ) -> array:
+        x = check_array(name, a)._value
+        dtype = x.dtype
+        if logical:
+            x = cast(x, bool_)
+        elif widened and dtype in _WIDENED:
+            x = cast(x, _WIDENED[dtype])
+        axes = axes_of(name, axis, len(x.shape))
+        if non_empty and 0 in [x.shape[i] for i in axes]:
+            raise failure(ValueError, f"[{name}] Cannot {name} reduce zero size array.")
+        return wrap(reduce_value(primitive, x, axes, keepdims))
+
+    return named(function, name, doc)
+
+
+sum = _reduction("sum", "Sum over axes (all if None); bool and small integers are summed in 32 bits.", widened=True)
+prod = _reduction("prod", "Product over axes; bool and small integers are multiplied in 32 bits.", widened=True)
+max = _reduction("max", "Maximum over axes; NaN wins.", non_empty=True)
+min = _reduction("min", "Minimum over axes; NaN wins.", non_empty=True)
+all = _reduction("all", "Whether all elements are true.", logical=True)
+any = _reduction("any", "Whether any element is true.", logical=True)
+
+
+def minmax(
+    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+) -> tuple[array, array]:
+    """(min, max) over axes."""
+    return min(a, axis, keepdims), max(a, axis, keepdims)
+
+
+def count_nonzero(a: array, /, *, axis: Axis = None, keepdims: bool = False, stream: StreamOrDevice = None) -> array:
+    """Number of elements that are not zero (int32)."""
+    return sum(wrap(cast(check_array("count_nonzero", a)._value, bool_)), axis, keepdims)
+
+
+def array_equal(a: Operand, b: Operand, equal_nan: bool = False, stream: StreamOrDevice = None) -> array:
+    """Whether shapes and all elements are equal (a bool array of shape ())."""
+    x, y = operands(a, b)
+    if x.shape != y.shape:
+        return wrap(full(False, (), bool_))
+    x, y = promoted(x, y)
+    same = binary(prim.equal, x, y, bool_)
+    if equal_nan and x.dtype.is_inexact:
+        nans = binary(prim.logical_and, binary(prim.not_equal, x, x, bool_), binary(prim.not_equal, y, y, bool_))
+        same = binary(prim.logical_or, same, nans)
+    return wrap(reduce_value(reductions.all_, same, tuple(range(len(same.shape)))))
+
+
+def allclose(
+    a: Operand,
+    b: Operand,
+    /,
+    rtol: float = 1e-05,
+    atol: float = 1e-08,
+    *,
+    equal_nan: bool = False,
+    stream: StreamOrDevice = None,
+) -> array:
+    """Whether all elements are close; see `isclose`."""
+    return all(isclose(a, b, rtol, atol, equal_nan=equal_nan))
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------
+def mean_value(x: Value, axes: Shape, keepdims: bool = False, ddof: int = 0) -> Value:
+    """The sum over (count - ddof); in the dtype of x."""
+    count = math.prod([x.shape[a] for a in axes]) - ddof
+    total = reduce_value(reductions.sum_, x, axes, keepdims)
+    return binary(prim.multiply, total, full(1.0 / count if count > 0 else math.inf, (), x.dtype))
+
+
+def mean(
+    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+) -> array:
+    """Average over axes; float32 for integers."""
+    x = check_array("mean", a)._value
+    x = cast(x, at_least_float(x.dtype))
+    return wrap(mean_value(x, axes_of("mean", axis, len(x.shape)), keepdims))
+
+
+def variance_value(x: Value, axes: Shape, keepdims: bool = False, ddof: int = 0) -> Value:
+    """The mean squared distance from the mean (real for complex numbers)."""
+    centred = binary(prim.subtract, x, mean_value(x, axes, True))
+    if x.dtype.kind == "c":
+        centred = unary(prim.abs_, centred, float32)
+    return mean_value(unary(prim.square, centred), axes, keepdims, ddof)
+
+
+def var(
+    a: array,
+    /,
+    axis: Axis = None,
+    keepdims: bool = False,
+    ddof: int = 0,
+    *,
+    correction: int | None = None,
+    stream: StreamOrDevice = None,
+) -> array:
+    """Variance over axes; divides by n - ddof (`correction` is another name of `ddof`)."""
+    x = check_array("var", a)._value
+    x = cast(x, at_least_float(x.dtype))
+    axes = axes_of("var", axis, len(x.shape))
+    return wrap(variance_value(x, axes, keepdims, ddof if correction is None else correction))
+
+
+def std(
+    a: array,
+    /,
+    axis: Axis = None,
+    keepdims: bool = False,
+    ddof: int = 0,
+    *,
+    correction: int | None = None,
+    stream: StreamOrDevice = None,
+) -> array:
+    """Standard deviation over axes; see `var`."""
+    return wrap(unary(prim.sqrt, var(check_array("std", a), axis, keepdims, ddof, correction=correction)._value))
+
+
+def median(
+    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+) -> array:
+    """Median over axes: the mean of the two middle elements where their number is even."""
+    x = check_array("median", a)._value
+    x = cast(x, at_least_float(x.dtype))
+    axes = axes_of("median", axis, len(x.shape))
+    if 0 in [x.shape[i] for i in axes]:
+        raise failure(ValueError, "[median] median along empty axis.")
+    kept = _kept(x.shape, axes)
+    rest = tuple([i for i in range(len(x.shape)) if i not in axes])
+    lead = tuple([x.shape[i] for i in rest])
+    count = math.prod([x.shape[i] for i in axes])
+    flat = reshape(transpose(x, rest + axes), (*lead, count))
+    ordered = record(scan_sort.sort, (flat,), {"axis": len(lead)}, flat.shape, flat.dtype)
+    low = slice_axis(ordered, len(lead), (count - 1) // 2, (count - 1) // 2 + 1)
+    out = low
+    if count % 2 == 0:
+        high = slice_axis(ordered, len(lead), count // 2, count // 2 + 1)
+        out = binary(prim.multiply, binary(prim.add, low, high), full(0.5, (), x.dtype))
+    return wrap(reshape(out, kept if keepdims else lead))
+
+
+def logsumexp(
+    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+) -> array:
+    """log(sum(exp(a))) over axes, without overflow."""
+    x = check_array("logsumexp", a)._value
+    x = cast(x, at_least_float(x.dtype))
+    axes = axes_of("logsumexp", axis, len(x.shape))
+    if 0 in [x.shape[i] for i in axes]:
+        raise failure(ValueError, "[logsumexp] Received empty array.")
+    return wrap(reduce_value(fast.logsumexp, x, axes, keepdims))
+
+
+def softmax(
+    a: array, /, axis: Axis = None, *, precise: bool = False, stream: StreamOrDevice = None
+) -> array:
+    """exp(a) / sum(exp(a)) over axes; `precise` computes half precision in float32."""
+    x = check_array("softmax", a)._value
+    dtype = at_least_float(x.dtype)
+    axes = axes_of("softmax", axis, len(x.shape))
+    if 0 in x.shape:
+        return wrap(cast(x, dtype))
+    x = cast(x, float32 if precise and dtype.size < 4 else dtype)
+    return wrap(cast(record(fast.softmax, (x,), {"axes": axes}, x.shape, x.dtype), dtype))
+
+
+# -- positions of extrema --------------------------------------------------------------------------------------------
+class _ArgReduction(Protocol):
+    def __call__(
+        self, a: array, /, axis: int | None = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+    ) -> array: ...
+
+
+def _arg_reduction(name: str, doc: str) -> _ArgReduction:
+    primitive = RECORDS[name]
+
+    def function(
+        a: array, /, axis: int | None = None, keepdims: bool = False, *, stream: StreamOrDevice = None
+    ) -> array:
+        x = check_array(name, a)._value
+        ndim = len(x.shape)
+        kept = (1,) * ndim
+        if axis is None:
+            x, axis = reshape(x, (math.prod(x.shape),)), 0
+        else:
+            axis = axis_of(name, axis, ndim)
+            kept = _kept(x.shape, (axis,))
+        if x.shape[axis] == 0:
+            raise failure(ValueError, f"[{name}] Cannot {name} reduce zero size array.")
+        out = record(primitive, (x,), {"axis": axis}, _reduced(x.shape, (axis,)), uint32)
+        return wrap(reshape(out, kept) if keepdims else out)
+
+    return named(function, name, doc)
+
+
+argmax = _arg_reduction("argmax", "Index (uint32) of the maximum along an axis, or in the flattened array.")
+argmin = _arg_reduction("argmin", "Index (uint32) of the minimum along an axis, or in the flattened array.")
+
+
+# -- scans -----------------------------------------------------------------------------------------------------------
+def _scanned(name: str, a: array, axis: int | None, reverse: bool, inclusive: bool, dtype: Dtype | None) -> array:
+    x = check_array(name, a)._value
+    if axis is None:
+        x, axis = reshape(x, (math.prod(x.shape),)), 0
+    else:
+        axis = axis_of(name, axis, len(x.shape))
+    if dtype is not None:
+        x = cast(x, check_dtype(name, dtype))
+    elif name == "cumsum" and x.dtype is bool_:
+        x = cast(x, int32)
+    elif name == "logcumsumexp":
+        x = cast(x, at_least_float(x.dtype))
+    attrs = {"axis": axis, "reverse": bool(reverse), "inclusive": bool(inclusive)}
+    return wrap(record(RECORDS[name], (x,), attrs, x.shape, x.dtype))
+
+
+def cumsum(
+    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, dtype: Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> array:  # fmt: skip
+    """Running sum along an axis (of the flattened array if None)."""
+    return _scanned("cumsum", a, axis, reverse, inclusive, dtype)
+
+
+def cumprod(
+    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, dtype: Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> array:  # fmt: skip
+    """Running product along an axis."""
+    return _scanned("cumprod", a, axis, reverse, inclusive, dtype)
+
+
+def cummax(
+    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, stream: StreamOrDevice = None
+) -> array:
+    """Running maximum along an axis."""
+    return _scanned("cummax", a, axis, reverse, inclusive, None)
+
+
+def cummin(
+    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, stream: StreamOrDevice = None
+) -> array:
+    """Running minimum along an axis."""
+    return _scanned("cummin", a, axis, reverse, inclusive, None)
+
+
+def logcumsumexp(
+    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, stream: StreamOrDevice = None
+) -> array:
+    """Running logsumexp along an axis."""
+    return _scanned("logcumsumexp", a, axis, reverse, inclusive, None)
+
+
+cumulative_sum, cumulative_prod = cumsum, cumprod
+
+
+def diff(a: array, /, n: int = 1, axis: int = -1, *, stream: StreamOrDevice = None) -> array:
+    """The n-th difference of neighbours along an axis."""
+    x = check_array("diff", a)._value
+    if n < 0:
+        raise failure(ValueError, f"[diff] n must be non-negative but got {n}.")
+    axis = axis_of("diff", axis, len(x.shape))
+    subtract: Any = prim.not_equal if x.dtype is bool_ else prim.subtract
+    for _ in range(n):
+        size = x.shape[axis]
+        x = binary(subtract, slice_axis(x, axis, _python_min(1, size), size), slice_axis(x, axis, 0, _python_max(size - 1, 0)))
+    return wrap(x)

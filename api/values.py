@@ -1,0 +1,169 @@
+"""Operations on `Value`s, below the `array` class: what every public function is made of.
+
+The functions here trust their caller: dtypes are equal and shapes fit, unless the docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mlxir.compiler.graph import Node, Value, apply, with_place
+from mlxir.dialects.mx import RECORDS, Aval, Primitive
+from mlxir.dialects.mx.record import Shape, broadcast_shapes
+from mlxir.runtime.dtypes import Dtype, promote, scalar_dtype
+from mlxir.runtime.errors import AxisError, ShapeError, user_frame
+
+_new_tuple = tuple.__new__
+_FULL, _ASTYPE, _RESHAPE, _TRANSPOSE = RECORDS["full"], RECORDS["astype"], RECORDS["reshape"], RECORDS["transpose"]
+_BROADCAST, _CONCATENATE, _SLICE = RECORDS["broadcast_to"], RECORDS["concatenate"], RECORDS["slice"]
+_ARANGE = RECORDS["arange"]
+_NO_ATTRS: dict[str, Any] = {}
+_PYTHON = {"b": bool, "i": int, "u": int, "f": float, "c": complex}
+
+
+def emit(primitive: Primitive, *inputs: Value, **attrs: Any) -> Value:
+    """Record one operation with one result; the record's shape rule checks the operands."""
+    return apply(primitive, inputs, attrs)[0]
+
+
+def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any], shape: Shape, dtype: Dtype) -> Value:
+    """Record one operation whose result type the caller knows: the short path of `emit`."""
+    return Value(shape, dtype, Node(primitive, attrs, inputs, (_new_tuple(Aval, (shape, dtype)),), user_frame(2)))
+
+
+def full(value: Any, shape: Shape, dtype: Dtype) -> Value:
+    """A constant array; `value` is a Python number, made one of the dtype's kind so that equal constants are equal nodes."""
+    return record(_FULL, (), {"value": _PYTHON[dtype.kind](value), "shape": shape, "dtype": dtype}, shape, dtype)
+
+
+def arange(start: float, step: float, length: int, dtype: Dtype) -> Value:
+    """`start + i * step` for i in 0..length-1."""
+    number = _PYTHON[dtype.kind]
+    attrs = {"start": number(start), "step": number(step), "length": length, "dtype": dtype}
+    return record(_ARANGE, (), attrs, (length,), dtype)
+
+
+def scalar(value: Any, partner: Dtype | None = None) -> Value:
+    """A Python number as a rank-0 constant with the dtype it takes beside an array of dtype `partner` (weak typing)."""
+    dtype = scalar_dtype(value, partner)
+    kind = dtype.kind
+    if kind in "iu" and type(value) is not bool:
+        bits = 8 * dtype.size
+        low, high = (0, (1 << bits) - 1) if kind == "u" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        if not low <= value <= high:
+            raise with_place(ValueError(f"[convert] Converting {value} to {dtype.name} would result in overflow."), user_frame(2))
+    return full(value, (), dtype)
+
+
+def cast(x: Value, dtype: Dtype) -> Value:
+    return x if x.dtype is dtype else record(_ASTYPE, (x,), {"dtype": dtype}, x.shape, dtype)
+
+
+def broadcast_shape(name: str, *shapes: Shape) -> Shape:
+    """NumPy's rule. Raises ShapeError with the user's line."""
+    try:
+        return broadcast_shapes(name, *shapes)
+    except ShapeError as error:
+        raise with_place(error, user_frame(2)) from None
+
+
+def unary(primitive: Primitive, x: Value, dtype: Dtype | None = None) -> Value:
+    """An elementwise operation on one operand; `dtype` is that of the result, the operand's if None."""
+    return record(primitive, (x,), _NO_ATTRS, x.shape, dtype or x.dtype)
+
+
+def binary(primitive: Primitive, a: Value, b: Value, dtype: Dtype | None = None) -> Value:
+    """An elementwise operation on operands of one dtype, which broadcast; `dtype` is that of the result."""
+    shape = a.shape if a.shape == b.shape else broadcast_shape(primitive.name, a.shape, b.shape)
+    return record(primitive, (a, b), _NO_ATTRS, shape, dtype or a.dtype)
+
+
+def promoted(*values: Value) -> list[Value]:
+    """The values cast to their common dtype."""
+    dtype = values[0].dtype
+    for v in values[1:]:
+        dtype = promote(dtype, v.dtype)
+    return [cast(v, dtype) for v in values]
+
+
+def reshape(x: Value, shape: Shape) -> Value:
+    return x if x.shape == shape else record(_RESHAPE, (x,), {"shape": shape}, shape, x.dtype)
+
+
+def transpose(x: Value, axes: Shape) -> Value:
+    if axes == tuple(range(len(axes))):
+        return x
+    shape = x.shape
+    return record(_TRANSPOSE, (x,), {"axes": axes}, tuple([shape[a] for a in axes]), x.dtype)
+
+
+def broadcast_to(x: Value, shape: Shape) -> Value:
+    """`x` broadcast to a shape that it is known to fit."""
+    return x if x.shape == shape else record(_BROADCAST, (x,), {"shape": shape}, shape, x.dtype)
+
+
+def static_slice(x: Value, start: Sequence[int], stop: Sequence[int], strides: Sequence[int] | None = None) -> Value:
+    """`x[start:stop:strides]`; bounds are normalised (see the record), so a stop of -1 means "before the first element"."""
+    strides = (1,) * len(x.shape) if strides is None else tuple(strides)
+    start, stop = tuple(start), tuple(stop)
+    shape = tuple([len(range(a, b, s)) for a, b, s in zip(start, stop, strides, strict=True)])
+    if shape == x.shape and all(s == 1 for s in strides):
+        return x
+    return record(_SLICE, (x,), {"start": start, "stop": stop, "strides": strides}, shape, x.dtype)
+
+
+def slice_axis(x: Value, axis: int, start: int, stop: int, stride: int = 1) -> Value:
+    """`x[..., start:stop:stride, ...]` on one axis, normalised bounds."""
+    rank = len(x.shape)
+    return static_slice(
+        x,
+        [start if i == axis else 0 for i in range(rank)],
+        [stop if i == axis else n for i, n in enumerate(x.shape)],
+        [stride if i == axis else 1 for i in range(rank)],
+    )
+
+
+def concatenate(values: Sequence[Value], axis: int) -> Value:
+    """The values (of one dtype, shapes that fit) joined along `axis`, as a balanced tree of binary joins."""
+    level = list(values)
+    while len(level) > 1:
+        pairs = [_joined(level[i], level[i + 1], axis) for i in range(0, len(level) - 1, 2)]
+        level = pairs + ([level[-1]] if len(level) % 2 else [])
+    return level[0]
+
+
+def _joined(a: Value, b: Value, axis: int) -> Value:
+    shape = a.shape[:axis] + (a.shape[axis] + b.shape[axis],) + a.shape[axis + 1 :]
+    return record(_CONCATENATE, (a, b), {"axis": axis}, shape, a.dtype)
+
+
+def size_of(shape: Shape) -> int:
+    return math.prod(shape)
+
+
+def axis_of(name: str, axis: int, ndim: int) -> int:
+    """`axis` counted from the front. Raises AxisError (a ValueError and an IndexError) where it is out of range."""
+    if not -ndim <= axis < ndim:
+        error = AxisError(f"[{name}] Invalid axis {axis} for array with {ndim} dimensions.")
+        raise with_place(error, user_frame(2))
+    return axis + ndim if axis < 0 else axis
+
+
+def axes_of(name: str, axis: int | Sequence[int] | None, ndim: int) -> Shape:
+    """The axes that an `axis=` argument names, sorted; None means all. Raises where one is out of range or named twice."""
+    if axis is None:
+        return tuple(range(ndim))
+    if isinstance(axis, int):
+        return (axis_of(name, axis, ndim),)
+    axes = sorted([axis_of(name, int(a), ndim) for a in axis])
+    if len(set(axes)) != len(axes):
+        raise with_place(ValueError(f"[{name}] Duplicate axes {list(axis)} for array with {ndim} dimensions."), user_frame(2))
+    return tuple(axes)
+
+
+__all__ = [
+    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "concatenate", "emit", "full", "promoted", "record",
+    "reshape", "scalar", "size_of", "slice_axis", "static_slice", "transpose", "unary",
+]  # fmt: skip

@@ -1,0 +1,437 @@
+"""Chooses the loops of a fused kernel and emits them.
+
+A kernel is a function of mx operations without loops of their own. Three forms, by what it reduces:
+
+    map      no reduction: one parallel loop over the elements, or over rows with a loop over the last axis inside
+    row      reductions over the contiguous end: parallel over rows; inside, one loop per stage. A stage computes all reductions
+             whose inputs are known; the results of earlier stages are scalars, and an expensive full-size value that two stages need is
+             kept in a row of scratch memory. Softmax and layer norm are one such kernel.
+    column   reductions over leading axes: parallel over blocks of columns; the reduced axes are serial loops around a loop over
+             the columns of the block, which are contiguous, so accumulators are small arrays
+
+    func.func @softmax(%x: memref<64xf32>, %out: memref<64xf32>)
+      scf.parallel (%row) {
+        %m = scf.parallel (%r) init(-inf) { ... scf.reduce(maximumf) }
+        %s = scf.parallel (%r) init(0)    { exp(x - m) -> scratch; scf.reduce(addf) }
+        scf.parallel (%r)                 { scratch / s -> out } }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlxir.compiler.lower.builder import INDEX, memref_type
+from mlxir.compiler.lower.emit import Emitter
+from mlxir.compiler.lower.index import Index, Var, delinearize, linear
+from mlxir.compiler.lower.scalar_math import ScalarBuilder
+from mlxir.compiler.lower.scalars import Pull, Scalar, children, indices, reachable, substitute
+from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
+from mlxir.dialects.mx import Aval
+
+SCRATCH_BYTES = 1 << 15  # a row of scratch must stay in L1 (and in threadgroup memory)
+COSTLY = 8
+COLUMN_BLOCK = 512
+
+
+class Step(NamedTuple):
+    """One function of loops: `extent` iterations of its one top-level scf.parallel, each of about `work` simple operations.
+
+    `buffers` says which of the kernel's buffers are its parameters: the kernel's inputs, then its outputs, then its temporaries.
+    """
+
+    name: str
+    extent: int
+    work: float
+    buffers: tuple[int, ...]
+    writes: tuple[int, ...]  # those of `buffers` that it writes
+
+
+class Lowered(NamedTuple):
+    """A lowered kernel: steps to run in order, and the temporary buffers that they share."""
+
+    steps: list[Step]
+    temporaries: list[Aval]
+
+
+def loop_function(body: ir.Block, name: str, buffers: Sequence[Aval]) -> tuple[ir.Operation, ir.Block]:
+    """`func.func @name(memref, ...)` with a terminated, otherwise empty block."""
+    types = [memref_type(a.size, a.dtype) for a in buffers]
+    operation = ir.Operation.create(
+        "func.func",
+        attributes={
+            "sym_name": ir.StringAttr.get(name),
+            "function_type": ir.TypeAttr.get(ir.FunctionType.get(types, [])),
+        },
+        regions=1,
+        ip=ir.InsertionPoint(body),
+    )
+    block = operation.regions[0].blocks.append(*types, arg_locs=[ir.Location.unknown()] * len(types))
+    return operation, block
+
+
+def lower_fused(function: Function, body: ir.Block) -> Lowered:
+    """Lower one fused kernel into the module whose body block is given."""
+    ops, results = function.read()
+    avals = [t.aval for t in function.arguments] + [t.aval for t in results]
+    with context, ir.Location.unknown():
+        _, block = loop_function(body, function.name, avals)
+        k = ScalarBuilder(ir.InsertionPoint(block))
+        emitter = Emitter(k, list(block.arguments))
+        form = _Form(ops, function.arguments, results)
+        extent, work = form.emit(emitter)
+        k.op("func.return", [])
+    numbers = tuple(range(len(avals)))
+    return Lowered([Step(function.name, extent, work, numbers, numbers[len(function.arguments) :])], [])
+
+
+class _Form:
+    """The loop structure of one kernel, found once, then emitted."""
+
+    def __init__(self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor]):
+        self.pull = Pull(ops, {id(t): i for i, t in enumerate(arguments)})
+        self.results = results
+        self.first_output = len(arguments)
+        reductions = [op for op in ops if op.record.lowering == "reduce"]
+        self.axes: tuple[int, ...] = ()
+        if reductions:
+            lead = max(reductions, key=lambda op: op.operands[0].aval.size)
+            self.shape, self.axes = lead.operands[0].shape, tuple(sorted(lead.attrs["axes"]))
+        else:
+            self.shape = max((t.aval for t in results), key=lambda a: a.size).shape
+        self.outer = [
+            Var(f"i{a}", n) for a, n in enumerate(self.shape) if a not in self.axes and n != 1
+        ]  # fmt: skip
+        self.inner = tuple(self.pull.inner(n, self.shape[a]) for n, a in enumerate(self.axes))
+        self._roots()
+        self._merge_outer()
+        self._merge_inner()
+
+    # -- what is computed where -------------------------------------------------------------------------------------
+    def _roots(self) -> None:
+        """Each result at its symbolic position: as many elements as rows, or as the full iteration space."""
+        outer, inner = iter(self.outer), iter(self.inner)
+        full: list[Any] = []
+        for a, n in enumerate(self.shape):
+            full.append(next(inner) if a in self.axes else (next(outer) if n != 1 else 0))
+        full_position = linear(tuple(full), self.shape)
+        kept = tuple(i for a, i in enumerate(full) if a not in self.axes)
+        row_position = linear(kept, tuple(n for a, n in enumerate(self.shape) if a not in self.axes))
+        self.roots: list[Scalar] = []
+        self.positions: list[Index] = []
+        for t in self.results:
+            size = t.aval.size
+            rows = int(np.prod([n for a, n in enumerate(self.shape) if a not in self.axes], dtype=np.int64))
+            position = row_position if self.axes and size == rows else full_position
+            if t.shape == self.shape and position is full_position:
+                idx = tuple(Index.of(i) for i in full)
+            else:
+                idx = delinearize(position, t.shape)
+            op, _ = self.pull.producer[id(t)]
+            self.roots.append(self.pull.value_of(op, idx))
+            self.positions.append(linear(idx, t.shape))
+
+    def _mergeable(self, a: Var, b: Var) -> bool:
+        """Whether every access treats (a, b) as one longer axis."""
+        for i in [*self.positions, *indices(reachable(self.roots))]:
+            ca, cb = i.coefficient(a), i.coefficient(b)
+            if ca is None or cb is None or ca != cb * b.extent:
+                return False
+        return True
+
+    def _merge(self, a: Var, b: Var, fused: Var, reductions: dict) -> None:
+        mapping = {a: Index.of(fused) // b.extent, b: Index.of(fused) % b.extent}
+        self.roots = substitute(self.pull.graph, self.roots, mapping, reductions)
+        self.positions = [p.substitute(mapping) for p in self.positions]
+
+    def _merge_outer(self) -> None:
+        n = len(self.outer) - 1
+        while n > 0:
+            a, b = self.outer[n - 1], self.outer[n]
+            if self._mergeable(a, b):
+                fused = Var(f"{a.name}{b.name}", a.extent * b.extent)
+                self._merge(a, b, fused, {})
+                self.outer[n - 1 : n + 1] = [fused]
+            n -= 1
+
+    def _merge_inner(self) -> None:
+        n = len(self.inner) - 1
+        while n > 0:
+            a, b = self.inner[n - 1], self.inner[n]
+            others = {v for node in reachable(self.roots) if node.kind == "reduce" for v in [node.data[1]]}
+            if others <= {self.inner} and self._mergeable(a, b):
+                fused = Var(f"{a.name}{b.name}", a.extent * b.extent)
+                merged = (*self.inner[: n - 1], fused, *self.inner[n + 1 :])
+                self._merge(a, b, fused, {self.inner: merged})
+                self.inner = merged
+            n -= 1
+
+    # -- emission ---------------------------------------------------------------------------------------------------
+    def emit(self, e: Emitter) -> tuple[int, float]:
+        nodes = reachable(self.roots)
+        staged = [
+            n for n in nodes if n.kind == "reduce" and n.data[1] == self.inner and not n.free & frozenset(self.inner)
+        ]  # fmt: skip
+        work = float(sum(_work(n, self.inner) for n in nodes))
+        if not staged:
+            return self._emit_map(e, work)
+        if self._columns(staged):
+            return _ColumnEmitter(self, e, staged).emit(work)
+        return over(e, self.outer, lambda: _RowEmitter(self, e, staged).emit()), work
+
+    def stores(self, e: Emitter) -> tuple[list, list]:
+        """(scalar, position, buffer) of the results with a value per element, and of those with a value per row."""
+        all_stores = list(zip(self.roots, self.positions, e.buffers[self.first_output :], strict=True))
+        bound = frozenset(self.inner)
+        return [s for s in all_stores if s[1].free() & bound], [s for s in all_stores if not s[1].free() & bound]
+
+    def _columns(self, staged: list[Scalar]) -> bool:
+        """Whether memory is contiguous along the last kept axis rather than along the last reduced one."""
+        if not self.outer:
+            return False
+        lane, last = self.outer[-1], self.inner[-1]
+        loads = [n.data[1] for n in reachable([s.args[0] for s in staged]) if n.kind == "load"]
+        along = sum(i.coefficient(last) == 1 for i in loads)
+        across = sum(i.coefficient(lane) == 1 and i.coefficient(last) not in (0, 1) for i in loads)
+        return across > along
+
+    def _emit_map(self, e: Emitter, work: float) -> tuple[int, float]:
+        """One loop where everything is one axis, else rows times the last axis."""
+        _, stores = self.stores(e)
+
+        def element() -> None:
+            for root, position, buffer in stores:
+                e.k.store(e.value(root), buffer, e.index(position))
+
+        if len(self.outer) < 2:
+            return over(e, self.outer, element), work
+        *rows, last = self.outer
+
+        def row() -> None:
+            e.hoist(self.roots, [last])
+            e.parallel(last, e.constant_index(last.extent), element)
+
+        return over(e, rows, row), work * last.extent
+
+
+def _work(node: Scalar, inner: Sequence[Var]) -> int:
+    """An estimate of the operations that one node costs per row."""
+    own = {"load": 1, "constant": 0, "ramp": 1, "guard": 2, "reduce": 1}.get(node.kind)
+    if own is None:
+        own = 12 if getattr(node.data[0], "costly", False) else 1
+    times = 1
+    for v in node.free.union(node.data[1] if node.kind == "reduce" else ()):
+        times *= v.extent if v in inner else 1
+    return own * times
+
+
+def over(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> int:
+    """The kernel's one top-level parallel loop, over all of `variables` at once; its number of iterations."""
+    extents = [v.extent for v in variables]
+    total = int(np.prod(extents, dtype=np.int64))
+    flat = Var("p", total)
+
+    def bind() -> None:
+        if len(variables) == 1:
+            e.variables[variables[0]] = e.variables[flat]
+        else:
+            for v, i in zip(variables, delinearize(Index.of(flat), tuple(extents)), strict=True):
+                e.variables[v] = e.index(i)
+        body()
+
+    e.parallel(flat, e.constant_index(total), bind)
+    return total
+
+
+def _levels(staged: Sequence[Scalar]) -> list[list[Scalar]]:
+    """Reductions by stage: one whose input needs another's result comes later."""
+    known = {id(n) for n in staged}
+    level: dict[int, int] = {}
+    for node in reachable(staged):
+        below = max((level[id(c)] for c in children(node)), default=0)
+        level[id(node)] = below + 1 if id(node) in known else below
+    stages: list[list[Scalar]] = [[] for _ in range(max(level[id(n)] for n in staged))]
+    for n in staged:
+        stages[level[id(n)] - 1].append(n)
+    return stages
+
+
+class _RowEmitter:
+    """One row: a loop per stage, then the results."""
+
+    def __init__(self, form: _Form, e: Emitter, staged: Sequence[Scalar]):
+        self.form, self.e, self.stages = form, e, _levels(staged)
+        self.staged = {id(n) for n in staged}
+        self.full, self.rows = form.stores(e)
+        self.computed: set[int] = set()  # shared values that an earlier stage has put into scratch
+
+    def emit(self) -> None:
+        e = self.e
+        self.scratch = {id(n): (n, *e.scratch(self._row_size(), n.dtype)) for n in self._shared()}
+        for stage in self.stages:
+            self._reduce_stage(stage)
+        for root, position, buffer in self.rows:
+            e.k.store(e.value(root), buffer, e.index(position))
+        if self.full:
+            self._store_full([s[0] for s in self.full], 0)
+
+    def _row_size(self) -> int:
+        return int(np.prod([v.extent for v in self.form.inner], dtype=np.int64))
+
+    def _shared(self) -> list[Scalar]:
+        """Expensive per-element values that more than one stage needs, largest expressions only."""
+        groups = [[n.args[0] for n in stage] for stage in self.stages] + [[s[0] for s in self.full]]
+        bound = frozenset(self.form.inner)
+        uses: dict[int, tuple[Scalar, int]] = {}
+        for group in groups:
+            for node in _within(group, self.staged):
+                uses[id(node)] = (node, uses.get(id(node), (node, 0))[1] + 1)
+        shared = [n for n, count in uses.values() if count > 1 and n.free & bound and n.cost >= COSTLY and n.kind == "apply"]
+        nested = {id(i) for n in shared for i in _within(n.args, self.staged) if uses[id(i)][1] <= uses[id(n)][1]}
+        chosen = [n for n in shared if id(n) not in nested]
+        width = self._row_size() * sum(8 if n.dtype.size == 8 else 4 for n in chosen)
+        return chosen if width <= SCRATCH_BYTES else []
+
+    def _prepare(self, nodes: Sequence[Scalar]) -> None:
+        """In a stage's loop: the first stage that computes a shared value keeps it in scratch, later ones read it back."""
+        if not self.scratch:
+            return
+        e, inner = self.e, self.form.inner
+        at = e.index(linear(tuple(Index.of(v) for v in inner), tuple(v.extent for v in inner)))
+        needed = {id(n) for n in _within(nodes, self.staged)}
+        for key, (node, buffer, kept) in self.scratch.items():
+            if key in self.computed:
+                e.scopes[-1][key] = e.recall(buffer, kept, node.dtype, at)
+            elif key in needed:
+                e.keep(e.value(node), buffer, kept, at)
+
+    def _store_full(self, nodes: Sequence[Scalar], n: int) -> None:
+        """Loops over the reduced axes, the last one innermost, for results that have a value per element."""
+        e, inner = self.e, self.form.inner
+        extent = e.constant_index(inner[n].extent)
+        e.hoist(nodes, inner[n:])
+
+        def body() -> None:
+            self._prepare(nodes)
+            for root, position, buffer in self.full:
+                e.k.store(e.value(root), buffer, e.index(position))
+
+        if n == len(inner) - 1:
+            e.parallel(inner[n], extent, body)
+        else:
+            e.serial(inner[n], extent, [], lambda _: (self._store_full(nodes, n + 1), [])[1])
+
+    def _reduce_stage(self, stage: list[Scalar]) -> None:
+        e, inner = self.e, self.form.inner
+        bodies = [n.args[0] for n in stage]
+        parallel = all(n.dtype.kind != "c" for n in stage)  # scf.reduce takes single values, a complex one is a pair
+
+        def level(n: int) -> list:
+            extent = e.constant_index(inner[n].extent)
+            e.hoist(bodies, inner[n:])
+            if n == len(inner) - 1 and parallel:
+                return e.reduce(inner[n], stage, extent, lambda: self._prepare(bodies))
+            starts = [e.neutral(s.data[0], s.dtype) for s in stage]
+            return e.serial(inner[n], extent, starts, lambda carried: step(n, carried))
+
+        def step(n: int, carried: list) -> list:
+            if n == len(inner) - 1:
+                self._prepare(bodies)
+                values = [e.value(b) for b in bodies]
+            else:
+                values = level(n + 1)
+            return [e.combine(s.data[0], a, b) for s, a, b in zip(stage, carried, values, strict=True)]
+
+        for node, value in zip(stage, level(0), strict=True):
+            e.scopes[-1][id(node)] = value
+        self.computed |= {id(n) for n in _within(bodies, self.staged)} & self.scratch.keys()
+
+
+def _within(roots: Sequence[Scalar], stops: set[int]) -> list[Scalar]:
+    """Nodes under `roots` that belong to the same loop: not beyond a staged reduction."""
+    order: list[Scalar] = []
+    seen: set[int] = set()
+
+    def visit(node: Scalar) -> None:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        order.append(node)
+        if id(node) not in stops:
+            for c in children(node):
+                visit(c)
+
+    for root in roots:
+        visit(root)
+    return order
+
+
+class _ColumnEmitter:
+    """A block of columns: serial loops over the reduced axes around a loop over the block, accumulators in scratch."""
+
+    def __init__(self, form: _Form, e: Emitter, staged: Sequence[Scalar]):
+        self.form, self.e, self.stages = form, e, _levels(staged)
+        *self.rows, self.lane = form.outer
+        self.block = max(min(COLUMN_BLOCK, -(-self.lane.extent // 128) * 16), min(64, self.lane.extent))
+        self.blocks = -(-self.lane.extent // self.block)
+        self.full, self.short = form.stores(e)
+
+    def emit(self, work: float) -> tuple[int, float]:
+        block = Var("block", self.blocks)
+        return over(self.e, [*self.rows, block], lambda: self._emit_block(block)), work * self.block
+
+    def _emit_block(self, block: Var) -> None:
+        e = self.e
+        self.start = e.k.op("arith.muli", [e.variables[block], e.constant_index(self.block)], INDEX)
+        left = e.k.op("arith.subi", [e.constant_index(self.lane.extent), self.start], INDEX)
+        self.count = e.k.op("arith.minui", [left, e.constant_index(self.block)], INDEX)
+        for stage in self.stages:
+            self._reduce_stage(stage)
+        if self.short:
+            self._lanes(lambda: self._store(self.short))
+        if self.full:
+            self._serial(lambda: self._lanes(lambda: self._store(self.full)))
+
+    def _store(self, stores: list) -> None:
+        for root, position, buffer in stores:
+            self.e.k.store(self.e.value(root), buffer, self.e.index(position))
+
+    def _lanes(self, body: Callable[[], None]) -> None:
+        """A loop over the columns of the block; inside, the lane variable is the absolute column."""
+        e = self.e
+        local = Var("lane", self.block)
+
+        def bind() -> None:
+            self.local = e.variables[local]
+            e.variables[self.lane] = e.k.op("arith.addi", [self.start, self.local], INDEX)
+            body()
+
+        e.parallel(local, self.count, bind)
+
+    def _serial(self, body: Callable[[], None], n: int = 0) -> None:
+        if n == len(self.form.inner):
+            body()
+            return
+        var = self.form.inner[n]
+        self.e.serial(var, self.e.constant_index(var.extent), [], lambda _: (self._serial(body, n + 1), [])[1])
+
+    def _reduce_stage(self, stage: list[Scalar]) -> None:
+        e = self.e
+        accumulators = [e.scratch(self.block, n.dtype) for n in stage]
+
+        def clear() -> None:
+            for n, (buffer, kept) in zip(stage, accumulators, strict=True):
+                e.keep(e.neutral(n.data[0], n.dtype), buffer, kept, self.local)
+
+        def step() -> None:
+            values = [e.value(n.args[0]) for n in stage]
+            for n, value, (buffer, kept) in zip(stage, values, accumulators, strict=True):
+                old = e.recall(buffer, kept, n.dtype, self.local)
+                e.keep(e.combine(n.data[0], old, value), buffer, kept, self.local)
+
+        self._lanes(clear)
+        self._serial(lambda: self._lanes(step))
+        for n, (buffer, kept) in zip(stage, accumulators, strict=True):
+            e.stored[id(n)] = lambda b=buffer, d=kept, n=n: e.recall(b, d, n.dtype, self.local)

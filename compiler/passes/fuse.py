@@ -1,0 +1,412 @@
+"""Fusion: operations become kernels, the units that are lowered to loops.
+
+    %0 = max %x    %1 = subtract %x, %0    %2 = exp %1       func.func private @max_exp_sum(%x) { all of them }
+    %3 = sum %2    %4 = divide %2, %3                   ->   func.func @main(%x) { %0 = call @max_exp_sum(%x) }
+
+Operations are placed last first, so the kernels that read a value are known when it is placed:
+
+- an element operation joins the kernels that read it, and is computed there, unless the value must exist in memory (a result, an
+  operand of a kernel with loops of its own) or computing it again would cost more than reading it;
+- a reduction joins the one kernel that reads it if both walk the same rows;
+- a value that must exist in memory is one more result of a kernel that reads it, where their iteration spaces are the same;
+- a matmul takes the element kernel that reads it for its epilogue.
+
+A join never makes kernels wait for each other in a circle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+from mlxir.dialects.mlir import Function, Module, Op, Tensor
+from mlxir.dialects.mx import Aval
+
+VIEWS = ("transpose", "reshape", "broadcast_to")  # what a matmul reads through in place
+MOST_BUFFERS = 28  # Metal binds at most 31
+
+
+@dataclass(eq=False)
+class Group:
+    """A kernel in the making. `shape` is its full iteration space, `axes` the reduced ones (None: nothing is reduced)."""
+
+    kind: str  # "loops", "matmul", "own" (scan, scatter, ...) or "library"
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+    members: set[int] = field(default_factory=set)  # numbers of operations
+    outputs: list[int] = field(default_factory=list)  # those whose result goes to memory
+    after: set[Group] = field(default_factory=set)  # kernels that this one reads from
+    merged_into: Group | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return tuple(n for a, n in enumerate(self.shape) if a not in (self.axes or ()))
+
+    def depends_on(self, other: Group) -> bool:
+        """Whether it reads, directly or not, what `other` writes."""
+        seen: set[Group] = set()
+        stack = [self]
+        while stack:
+            g = stack.pop()
+            if g is other:
+                return True
+            if g not in seen:
+                seen.add(g)
+                stack.extend(g.after)
+        return False
+
+
+class Launch(NamedTuple):
+    """One step of a fused program: a kernel function, or a library operation, on numbered values."""
+
+    kind: str
+    name: str
+    op: Op | None
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+
+
+class Fused(NamedTuple):
+    """The kernels as functions of `module`, and the steps that run them; values are numbered, the parameters first."""
+
+    module: Module
+    launches: list[Launch]
+    values: list[Aval]
+    parameters: int
+    outputs: list[int]
+
+
+def fuse(module: Module) -> Fused:
+    """Fuse `main`."""
+    main = module.find("main")
+    ops, results = main.read()
+    return _outline(main, ops, results, _Fusion(ops, results).groups)
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
+
+
+class _Fusion:
+    def __init__(self, ops: list[Op], results: list[Tensor]):
+        self.ops = ops
+        self.users: dict[int, list[int]] = {}
+        for n, op in enumerate(ops):
+            for t in op.operands:
+                self.users.setdefault(id(t), []).append(n)
+        self.final = {id(t) for t in results}
+        self.homes: dict[int, list[Group]] = {}  # operation -> kernels that compute it
+        self.groups: list[Group] = []
+        for n in reversed(range(len(ops))):
+            self._place(n)
+        self._merge_siblings()
+        self.groups = _ordered([g for g in self.groups if g.merged_into is None])
+
+    # -- placing one operation ----------------------------------------------------------------------------------------
+    def _place(self, n: int) -> None:
+        op = self.ops[n]
+        readers = self._readers(op)
+        lowering = op.record.lowering
+        if lowering == "library" or (lowering == "kernel" and op.record.name != "matmul"):
+            kind = "library" if lowering == "library" else "own"
+            self._materialize(n, Group(kind, op.results[0].shape), readers)
+        elif lowering == "kernel":
+            self._place_matmul(n, op, readers)
+        elif lowering == "reduce":
+            self._place_reduction(n, op, readers)
+        else:
+            self._place_element(n, op, readers)
+
+    def _readers(self, op: Op) -> list[Group]:
+        found: dict[Group, None] = {}
+        for t in op.results:
+            for user in self.users.get(id(t), ()):
+                found.update(dict.fromkeys(self.homes[user]))
+        return list(found)
+
+    def _must_exist(self, op: Op) -> bool:
+        """A result of the program, or an operand that a kernel with loops of its own takes from memory."""
+        if any(id(t) in self.final for t in op.results):
+            return True
+        for t in op.results:
+            for user in self.users.get(id(t), ()):
+                reader = self.ops[user].record
+                if reader.lowering == "library":
+                    return True
+                if reader.name == "matmul" and op.record.name not in VIEWS:
+                    return True
+                if reader.name in VIEWS and self._feeds_matmul(user) and op.record.name not in VIEWS:
+                    return True
+        return False
+
+    def _feeds_matmul(self, n: int) -> bool:
+        for t in self.ops[n].results:
+            for user in self.users.get(id(t), ()):
+                name = self.ops[user].record.name
+                if name == "matmul" or (name in VIEWS and self._feeds_matmul(user)):
+                    return True
+        return False
+
+    def _place_element(self, n: int, op: Op, readers: list[Group]) -> None:
+        size = op.results[0].aval.size
+        costly = getattr(op.record, "costly", False)
+        inline = bool(readers) and not self._must_exist(op) and all(g.kind != "library" for g in readers)
+        if inline and len(readers) > 1 and (costly or op.record.kind == "elementwise"):
+            # Computing it in several kernels reads its operands several times instead of it once.
+            inline = not costly and op.operands != [] and sum(t.aval.size for t in op.operands) <= size
+        if inline and costly:
+            inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) for g in readers)
+        if inline:
+            self.homes[n] = readers
+            for g in readers:
+                g.members.add(n)
+            return
+        self._join_or_start(n, op.results[0].shape, None, readers)
+
+    def _place_reduction(self, n: int, op: Op, readers: list[Group]) -> None:
+        shape, axes = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))
+        if len(readers) == 1 and not self._must_exist(op):
+            (g,) = readers
+            if self._same_rows(g, shape, axes) and self._aligned(n, g, shape, axes):
+                g.shape, g.axes = shape, axes
+                g.members.add(n)
+                self.homes[n] = [g]
+                return
+        self._join_or_start(n, shape, axes, readers)
+
+    def _same_rows(self, g: Group, shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+        """Whether `g` walks, or can walk, the rows of a reduction of `shape` over `axes`."""
+        if g.kind != "loops":
+            return False
+        if g.axes is not None:
+            return g.shape == shape and g.axes == axes
+        rows = tuple(k for a, k in enumerate(shape) if a not in axes)
+        return _squeezed(g.shape) in (_squeezed(shape), _squeezed(rows))
+
+    def _aligned(self, n: int, g: Group, shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+        """Whether everything between the reduction and the results of `g` keeps a row's value with its row.
+
+        The result reaches each reader in `g` through operations that only drop or add axes of length 1, broadcast along the
+        reduced axes, or work element by element.
+        """
+        rows = _squeezed(tuple(k for a, k in enumerate(shape) if a not in axes))
+        kept = tuple(1 if a in axes else k for a, k in enumerate(shape))
+        todo, seen = [(n, True)], set()
+        while todo:
+            m, short = todo.pop()
+            for t in self.ops[m].results:
+                for user in self.users.get(id(t), ()):
+                    if user not in g.members or (user, short) in seen:
+                        continue
+                    seen.add((user, short))
+                    op = self.ops[user]
+                    out = op.results[0].shape
+                    if op.record.kind == "reduction":
+                        if op.operands[0].shape != shape or tuple(sorted(op.attrs["axes"])) != axes:
+                            return False
+                        todo.append((user, True))
+                    elif _squeezed(out) == rows and short and op.record.name in ("reshape", "broadcast_to"):
+                        todo.append((user, True))
+                    elif op.record.kind in ("elementwise", "control") or op.record.name == "broadcast_to":
+                        wide = _squeezed(out) == _squeezed(shape) and len(out) == len(shape) and _squeezed(out) != rows
+                        if wide and short and tuple(t.shape) != kept:
+                            return False
+                        if not wide and _squeezed(out) != rows:
+                            return False
+                        todo.append((user, not wide))
+                    elif not short and op.record.name == "reshape":
+                        todo.append((user, False))
+                    else:
+                        return False
+        return True
+
+    def _place_matmul(self, n: int, op: Op, readers: list[Group]) -> None:
+        shape = op.results[0].shape
+        hosts = [
+            g for g in readers
+            if g.kind == "loops" and g.axes is None and _squeezed(g.shape) == _squeezed(shape)
+            and all(_squeezed(self.ops[o].results[0].shape) == _squeezed(shape) for o in g.outputs)
+            and all(self._reads_in_place(u, g) for u in self.users.get(id(op.results[0]), ()) if u in g.members)
+        ]  # fmt: skip
+        for g in hosts:
+            others = [r for r in readers if r is not g]
+            if any(g.depends_on(r) for r in others):
+                continue
+            g.kind, g.shape = "matmul", shape
+            g.members.add(n)
+            self.homes[n] = [g]
+            if others or id(op.results[0]) in self.final:
+                g.outputs.append(n)
+                for r in others:
+                    r.after.add(g)
+            return
+        self._materialize(n, Group("matmul", shape), readers)
+
+    def _reads_in_place(self, n: int, g: Group) -> bool:
+        """Whether operation n, and what leads from it to the results of `g`, works at the index of its operand."""
+        todo, seen = [n], set()
+        while todo:
+            m = todo.pop()
+            if m in seen or m not in g.members:
+                continue
+            seen.add(m)
+            op = self.ops[m]
+            in_place = op.record.kind in ("elementwise", "control") or (
+                op.record.name == "reshape" and _squeezed(op.operands[0].shape) == _squeezed(op.results[0].shape)
+            )
+            if not in_place:
+                return False
+            todo += [u for t in op.results for u in self.users.get(id(t), ())]
+        return True
+
+    # -- values in memory ---------------------------------------------------------------------------------------------
+    def _join_or_start(self, n: int, shape: tuple[int, ...], axes: tuple[int, ...] | None, readers: list[Group]) -> None:
+        for g in readers:
+            if not self._accepts(g, n, shape, axes):
+                continue
+            others = [r for r in readers if r is not g]
+            if any(g.depends_on(r) for r in others):
+                continue
+            if axes is not None:
+                g.shape, g.axes = shape, axes
+            g.members.add(n)
+            g.outputs.append(n)
+            self.homes[n] = [g]
+            for r in others:
+                r.after.add(g)
+            return
+        self._materialize(n, Group("loops", shape, axes), readers)
+
+    def _accepts(self, g: Group, n: int, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> bool:
+        """Whether the result of n can be one more result of g."""
+        if len(g.outputs) >= MOST_BUFFERS // 2:
+            return False
+        if axes is not None:
+            return self._same_rows(g, shape, axes) and self._aligned(n, g, shape, axes)
+        if g.kind == "matmul":
+            return False
+        return g.kind == "loops" and shape in (g.shape, g.rows)
+
+    def _materialize(self, n: int, g: Group, readers: list[Group]) -> None:
+        g.members.add(n)
+        g.outputs.append(n)
+        self.groups.append(g)
+        self.homes[n] = [g]
+        for r in readers:
+            r.after.add(g)
+
+    # -- kernels side by side -----------------------------------------------------------------------------------------
+    def _merge_siblings(self) -> None:
+        """Two kernels over the same space that read the same value become one, if neither waits for the other."""
+        by_space: dict[tuple, list[Group]] = {}
+        for g in self.groups:
+            if g.kind == "loops":
+                by_space.setdefault((g.shape, g.axes), []).append(g)
+        for group in by_space.values():
+            for i, a in enumerate(group):
+                for b in group[i + 1 :]:
+                    if a.merged_into or b.merged_into or not self._inputs(a) & self._inputs(b):
+                        continue
+                    if len(a.outputs) + len(b.outputs) + len(self._inputs(a) | self._inputs(b)) > MOST_BUFFERS:
+                        continue
+                    if a.depends_on(b) or b.depends_on(a):
+                        continue
+                    a.members |= b.members
+                    a.outputs += b.outputs
+                    a.after |= b.after
+                    b.merged_into = a
+                    for g in self.groups:
+                        if b in g.after:
+                            g.after.discard(b)
+                            g.after.add(a)
+
+    def _inputs(self, g: Group) -> set[int]:
+        made = {id(t) for n in g.members for t in self.ops[n].results}
+        return {id(t) for n in g.members for t in self.ops[n].operands if id(t) not in made and t.aval.size > 1}
+
+
+def _ordered(groups: list[Group]) -> list[Group]:
+    """Each kernel after those it reads from."""
+    order: list[Group] = []
+    done: set[Group] = set()
+
+    def visit(g: Group) -> None:
+        if g in done:
+            return
+        done.add(g)
+        for before in sorted(g.after, key=lambda b: min(b.members)):
+            visit(before)
+        order.append(g)
+
+    for g in sorted(groups, key=lambda g: min(g.members)):
+        visit(g)
+    return order
+
+
+# -- writing the kernels ---------------------------------------------------------------------------------------------
+def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[Group]) -> Fused:
+    fused = Module()
+    values: dict[int, int] = {id(t): i for i, t in enumerate(main.arguments)}
+    avals = [t.aval for t in main.arguments]
+    launches: list[Launch] = []
+    kernels: list[Function | None] = []
+    for g in groups:
+        members = [ops[n] for n in sorted(g.members)]
+        outputs = [ops[n] for n in sorted(g.outputs)]
+        written = [t for op in outputs for t in op.results]
+        made = {id(t) for op in members for t in op.results}
+        inputs: dict[int, Tensor] = {}
+        for op in members:
+            inputs.update({id(t): t for t in op.operands if id(t) not in made})
+        operands = tuple(values[i] for i in inputs)
+        for t in written:
+            values[id(t)] = len(avals)
+            avals.append(t.aval)
+        numbers = tuple(values[id(t)] for t in written)
+        if g.kind == "library":
+            launches.append(Launch("library", members[0].record.name, members[0], operands, numbers))
+            kernels.append(None)
+            continue
+        function = fused.add_function(_kernel_name(members), [t.aval for t in inputs.values()])
+        builder = function.builder_at_end()
+        env = {i: a for i, a in zip(inputs, function.arguments, strict=True)}
+        for op in members:
+            builder.at = op.operation.location
+            outs = builder.raw(op.record, [env[id(t)] for t in op.operands], op.attrs, [t.aval for t in op.results])
+            env.update((id(old), new) for old, new in zip(op.results, outs, strict=True))
+        function.returns([env[id(t)] for t in written])
+        launches.append(Launch(g.kind, function.name, None, operands, numbers))
+        kernels.append(function)
+    outputs_of_main = [values[id(t)] for t in results]
+    _write_main(fused, main, launches, kernels, avals, outputs_of_main)
+    return Fused(fused, launches, avals, len(main.arguments), outputs_of_main)
+
+
+def _kernel_name(members: list[Op]) -> str:
+    """From its most telling operations, in order: reductions, contractions and expensive functions, else all."""
+    telling = [op.record.name for op in members if op.record.lowering in ("reduce", "kernel")]
+    if not telling:
+        telling = [op.record.name for op in members if getattr(op.record, "costly", False)]
+    if not telling:
+        telling = [op.record.name for op in members]
+    names = list(dict.fromkeys(telling))
+    return "_".join(names[:4])
+
+
+def _write_main(
+    fused: Module, main: Function, launches: list[Launch], kernels: list[Function | None], avals: list[Aval], outputs: list[int]
+) -> None:
+    """`main` as calls of the kernels: the program to be read in a dump."""
+    function = fused.add_function("main", avals[: len(main.arguments)], private=False)
+    builder = function.builder_at_end()
+    env = dict(enumerate(function.arguments))
+    for launch, kernel in zip(launches, kernels, strict=True):
+        operands = [env[i] for i in launch.operands]
+        types = [avals[i] for i in launch.results]
+        if kernel is None:
+            outs = builder.raw(launch.op.record, operands, launch.op.attrs, types)
+        else:
+            outs = builder.call(kernel.name, operands, types)
+        env.update(zip(launch.results, outs, strict=True))
+    function.returns([env[i] for i in outputs])

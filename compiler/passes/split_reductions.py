@@ -1,0 +1,47 @@
+"""Splits a reduction of many elements to few results in two, so that it runs in parallel and its error stays that of pairwise summation.
+
+    sum(x: 1000000xf32) {axes=[0]}   ->   sum(sum(reshape(x): 50x20000xf32) {axes=[1]}) {axes=[0]}
+
+The number of pieces depends on the shape alone, so results do not depend on the machine's threads.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from mlxir.dialects.mlir import Module, Op
+
+FEW_RESULTS = 256
+MANY_ELEMENTS = 1 << 15
+MOST_PIECES = 64
+
+
+def split_reductions(module: Module) -> None:
+    main = module.find("main")
+    ops, _ = main.read()
+    for op in ops:
+        pieces = _pieces(op)
+        if not pieces:
+            continue
+        m = main.builder_before(op.operation)
+        x, axes = op.operands[0], op.attrs["axes"]
+        first, last = axes[0], axes[-1]
+        merged = prod(x.shape[first : last + 1])
+        shape = (*x.shape[:first], pieces, merged // pieces, *x.shape[last + 1 :])
+        (inner,) = m.emit(op.record, [m.reshape(x, shape=shape)], {"axes": (first + 1,)})
+        (outer,) = m.emit(op.record, [inner], {"axes": (first,)})
+        op.operation.results[0].replace_all_uses_with(outer.value)
+        op.operation.erase()
+
+
+def _pieces(op: Op) -> int:
+    """Into how many; 0 where it stays whole. Only adjacent axes can be split as one."""
+    if op.record.kind != "reduction" or not op.attrs["axes"]:
+        return 0
+    x, axes = op.operands[0], op.attrs["axes"]
+    if list(axes) != list(range(axes[0], axes[0] + len(axes))):
+        return 0
+    count = prod(x.shape[a] for a in axes)
+    if op.results[0].aval.size > FEW_RESULTS or count < MANY_ELEMENTS:
+        return 0
+    return next((n for n in range(MOST_PIECES, 3, -1) if count % n == 0), 0)

@@ -1,0 +1,62 @@
+"""Rewrites the float literals of LLVM 24 text (MLIR's) to those that LLVM 22 (llvmlite's) reads.
+
+    fadd float %x, -8.73e+01    ->  fadd float %x, 0xC055D33340000000      (float is written as the double of equal value)
+    fmul float %x, f0x3FB8AA3B  ->  fmul float %x, 0x3FF7154760000000
+    store half -inf, ptr %p     ->  store half 0xHFC00, ptr %p             (half 0xH, bfloat 0xR: their own bits)
+
+It is the one difference between the two that this compiler's output meets.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import ml_dtypes
+import numpy as np
+
+_TOKEN = re.compile(
+    r"""(?P<type>\b(?:half|bfloat|float|double)\b)
+      | (?P<bits>\bf0x[0-9A-Fa-f]+)
+      | (?P<number>(?<![\w.%@#"$])[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|(?:inf|s?q?nan)\b))""",
+    re.VERBOSE,
+)
+_WORTH_A_LOOK = re.compile(r"f0x|\d\.\d|[ (<]-?(?:inf|q?nan)\b")
+
+
+def _double_bits(value: float) -> str:
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def literal(kind: str, token: str) -> str:
+    """One literal of type `kind` (half, bfloat, float, double) in the old spelling."""
+    if token.startswith("f0x"):
+        bits = int(token[3:], 16)
+        if kind == "float":
+            return _double_bits(float(np.uint32(bits).view(np.float32)))
+        return {"half": "0xH%04X", "bfloat": "0xR%04X", "double": "0x%016X"}[kind] % bits
+    value = float(token.replace("qnan", "nan").replace("snan", "nan"))
+    if kind == "half":
+        return f"0xH{int(np.float16(value).view(np.uint16)):04X}"
+    if kind == "bfloat":
+        return f"0xR{int(np.array(value, ml_dtypes.bfloat16).view(np.uint16)):04X}"
+    return _double_bits(float(np.float32(value)) if kind == "float" else value)
+
+
+def _rewrite(line: str) -> str:
+    kind, out, at = None, [], 0
+    for match in _TOKEN.finditer(line):
+        if match["type"]:
+            kind = match["type"]
+        elif kind is not None:
+            out += [line[at : match.start()], literal(kind, match[0])]
+            at = match.end()
+    return "".join(out) + line[at:]
+
+
+def to_llvmlite(text: str) -> str:
+    """The module with every float literal rewritten."""
+    lines = text.split("\n")
+    return "\n".join(
+        _rewrite(s) if _WORTH_A_LOOK.search(s) and not s.startswith(("source_filename", ";", "target ")) else s for s in lines
+    )
