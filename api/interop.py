@@ -23,6 +23,18 @@ _NARROWED = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.complex128)
 _BYTES = (bytes, bytearray, memoryview)
 
 
+class ArrayLike:
+    """Marks an object that has `__mlx_array__` as array data. Raises TypeError for objects without it."""
+
+    def __init__(self, arg: Any, /):
+        if not hasattr(arg, "__mlx_array__"):
+            raise TypeError(f"[ArrayLike] {type(arg).__name__} has no __mlx_array__")
+        self._source = arg
+
+    def __mlx_array__(self) -> Any:
+        return self._source.__mlx_array__()
+
+
 def _error(kind: type[Exception], message: str) -> Exception:
     return with_place(kind(message), user_frame(2))
 

@@ -1,7 +1,8 @@
 """mlxir.random: the Threefry generator and the distributions built on it, with the bits of real MLX for the same key.
 
-Every function takes an explicit `key` or draws the next one of the calling thread's key sequence: the state is split, its first half is kept
-and the second half is used. `state` stands for that thread's state in the trees given to `compile(inputs=, outputs=)`.
+Every function takes an explicit `key` or draws the next one of the calling thread's key sequence: the state is split,
+its first half is kept and the second half is used. `state` stands for that thread's state in the trees given to
+`compile(inputs=, outputs=)`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from . import values
 from .ndarray import array, as_value, wrap
 
 __all__ = [
-    "bernoulli", "categorical", "gumbel", "key", "laplace", "normal", "permutation", "randint", "seed", "split", "state",
-    "truncated_normal", "uniform",
+    "bernoulli", "categorical", "gumbel", "key", "laplace", "normal", "permutation", "randint", "seed", "split",
+    "state", "truncated_normal", "uniform",
 ]  # fmt: skip
 
 _BITS, _ERF, _ERFINV, _LOG, _LOG1P = (RECORDS[n] for n in ("random_bits", "erf", "erfinv", "log", "log1p"))
@@ -172,7 +173,7 @@ def _between(low: Value, high: Value, shape: Shape, dtype: Dtype, key: Value) ->
     low, high = values.cast(low, dtype), values.cast(high, dtype)
     span = values.binary(_SUB, high, low)
     if values.broadcast_shape("broadcast_shapes", shape, span.shape) != shape:
-        raise ValueError(f"[uniform] Cannot generate random values of shape {shape} from broadcasted shape {span.shape}.")
+        raise ValueError(f"[uniform] Cannot generate random values of shape {shape} from bounds of shape {span.shape}.")
     return values.binary(_ADD, values.binary(_MUL, span, _unit(shape, dtype, key)), low)
 
 
@@ -199,7 +200,7 @@ def uniform(
     key: array | None = None,
     stream: Any = None,
 ) -> array:
-    """Uniform samples of [low, high); the bounds broadcast to `shape`. Raises ValueError for other dtypes than real floats."""
+    """Uniform samples of [low, high), bounds that broadcast to `shape`. Raises ValueError unless `dtype` is a real float."""
     dtype, shape, used = _float("uniform", dtype), _shape(shape), _next_key(key)
     if type(low) is int and type(high) is int and (low, high) == (0, 1):
         return wrap(_unit(shape, dtype, used))
@@ -214,11 +215,12 @@ def normal(
     key: array | None = None,
     stream: Any = None,
 ) -> array:
-    """Gaussian samples with mean `loc` and standard deviation `scale` (arrays broadcast); complex ones have variance 1/2 per part."""
+    """Gaussian samples with mean `loc` and standard deviation `scale`; complex ones have variance 1/2 per part."""
     dtype, shape, used = _float("normal", dtype, complex_too=True), _shape(shape), _next_key(key)
     if dtype is complex64:
         parts = values.unary(_ERFINV, _symmetric((*shape, 2), used))
-        real, imag = (values.cast(values.reshape(values.slice_axis(parts, len(shape), i, i + 1), shape), complex64) for i in (0, 1))
+        halves = [values.reshape(values.slice_axis(parts, len(shape), i, i + 1), shape) for i in (0, 1)]
+        real, imag = (values.cast(half, complex64) for half in halves)
         samples = values.binary(_ADD, real, values.binary(_MUL, imag, values.full(1j, (), complex64)))
         return wrap(_located(samples, loc, scale))
     factor = _number(math.sqrt(2), dtype)

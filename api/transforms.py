@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mlxir.compiler.evaluate import ValueTracing, evaluate, value_tracing
+from mlxir.compiler.evaluate import ValueTracing, evaluate
 from mlxir.compiler.graph import (
     Trace,
     Value,
@@ -22,8 +22,8 @@ from mlxir.compiler.graph import (
     depends_on_trace,
     first_uid,
     placeholder,
+    running,
     tracer,
-    tracing,
 )
 from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.dtypes import bool_, int32
@@ -60,7 +60,7 @@ def async_eval(*args: Any) -> None:
     Raises ValueError for a value that depends on the arguments of a running transform.
     """
     wanted = _values_in(args)
-    if (tracing() or value_tracing()) and depends_on_trace(wanted):
+    if running.depth and depends_on_trace(wanted):
         raise ValueError("[async_eval] Not allowed inside a graph transformation.")
     evaluate(wanted)
 
@@ -272,7 +272,7 @@ def _gradient_call(
         raise ValueError(f"[{tag}] Must specify at least one argument.")
 
     name, _ = describe(fun)
-    nested = tracing() or value_tracing()
+    nested = running.depth > 0
     since = first_uid()
     stand_ins = _StandIns()
     tracers: list[Value] = []
@@ -352,7 +352,7 @@ def _gradient_function(tag: str, fun: Callable, argnums: Any, argnames: Any) -> 
     indices = _selected_indices(tag, argnums, bool(names))
     single = len(indices) == 1
 
-    @functools.wraps(fun)
+    @functools.wraps(fun, updated=())
     def differentiated(*args: Any, **kwargs: Any) -> Any:
         value, gradients = _gradient_call(tag, fun, indices, names, single, args, kwargs)
         return gradients if tag == "grad" else (value, gradients)
@@ -446,7 +446,7 @@ def vmap(fun: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., An
     if in_axes is None or out_axes is None:
         raise TypeError(f"[vmap] {'in_axes' if in_axes is None else 'out_axes'} must not be None as a whole")
 
-    @functools.wraps(fun)
+    @functools.wraps(fun, updated=())
     def mapped(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
             raise TypeError(f"[vmap] Keyword arguments are not supported, got {', '.join(map(repr, kwargs))}.")
@@ -524,7 +524,7 @@ def _jacobian(tag: str, fun: Callable, argnums: int | Sequence[int], product: Ca
     check_callable(tag, fun)
     indices = [argnums] if isinstance(argnums, int) else list(argnums)
 
-    @functools.wraps(fun)
+    @functools.wraps(fun, updated=())
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         primals = _array_list(tag, "differentiated arguments", [args[i] for i in indices])
 

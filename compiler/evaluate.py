@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from mlxir.compiler.graph import Node, Value, cut, resolve
+from mlxir.compiler.graph import Node, Value, cut, resolve, running
 from mlxir.compiler.program import Program
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.errors import at
@@ -51,9 +51,11 @@ class ValueTracing:
 
     def __enter__(self) -> ValueTracing:
         _state.depth = getattr(_state, "depth", 0) + 1
+        running.depth += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
+        running.depth -= 1
         _state.depth -= 1
         if not _state.depth:
             for value in getattr(_state, "kept", ()):

@@ -61,20 +61,20 @@ class Trace:
         self.kind, self.name, self.where, self.active = kind, name, where, True
 
     def __enter__(self) -> Trace:
-        _tracing.depth = getattr(_tracing, "depth", 0) + 1
+        running.depth += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.active = False
-        _tracing.depth -= 1
+        running.depth -= 1
 
 
-_tracing = threading.local()
+class _Running(threading.local):
+    depth = 0
 
 
-def tracing() -> bool:
-    """Whether a trace with placeholders is running on this thread."""
-    return getattr(_tracing, "depth", 0) > 0
+running = _Running()
+"""`running.depth` is the number of traces, with placeholders or with tracers, that run on this thread."""
 
 
 def constant(data: np.ndarray | Buffer, shape: Shape | None = None, dtype: Dtype | None = None) -> Value:

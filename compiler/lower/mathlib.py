@@ -18,8 +18,9 @@ import math
 _F32, _F64, _I32, _I64 = "float32", "float64", "int32", "int64"
 
 _LOG2E = 1.44269502
-_LN2_HI = 0.693147182  # float32(ln 2)
-_LN2_LO = -1.90465421e-9  # ln 2 - _LN2_HI
+_LN2 = 0.693147182  # float32(ln 2)
+_LN2_HI = 0.693147123  # the float32 below ln 2, so that _LN2_LO = ln 2 - _LN2_HI is positive: signs of zero survive
+_LN2_LO = 5.77e-08
 _EXPONENT_MASK = -0x800000  # sign and exponent bits, as int32
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -132,7 +133,7 @@ def _sinh_cosh_parts(k, x):
     cosh_r = _polynomial(k, z, _COSH) * z
     bits = k.bitcast(t, _I32) << 23
     up = k.bitcast(bits, _F32)  # 2**(n - 2)
-    down = k.bitcast((258 << 23) - bits, _F32)  # 2**(6 - n), a normal number for every n
+    down = k.bitcast(-(254 << 23) - bits, _F32)  # 2**(6 - n), a normal number for every n: 258 - 512 = -254
     return sinh_r, cosh_r, k.fma(down, _const(k, -(2.0**-8)), up), k.fma(down, _const(k, 2.0**-8), up)
 
 
@@ -264,16 +265,17 @@ _ERF = (
 )  # fmt: skip
 _EXPM1_TAIL = (0.00138706923, 0.00836627185, 0.0416674353, 0.166665465, 0.49999997)  # _EXPM1 less its constant term
 
-# erfinv(x) / x as polynomials in log(1 - x**2), down to -6.125 and from there to -16.7, relative errors 2**-23.9 and
-# 2**-23.1
+# erfinv(x) / x as polynomials in w = log(1 - x**2) down to -6.125, and in w + 11.375 from there to -16.7 (about their
+# middle they lose less to rounding), relative errors 2**-23.9 and 2**-23.2
 _ERFINV_CENTRE = (
     5.47750867e-09, 1.44362176e-07, 1.24051007e-06, 1.96030342e-07, -5.58326501e-05, -0.000146953826, 0.00231570029,
     0.0115399938, -0.232015282, 0.886226892,
 )  # fmt: skip
 _ERFINV_TAIL = (
-    2.61117072e-10, 2.55891415e-08, 1.08021391e-06, 2.54020433e-05, 0.000354113261, 0.00270124688, 0.00317675807,
-    -0.269375741, 0.834196866,
+    2.59414795e-10, 1.81478421e-09, -1.1183884e-08, -3.12719095e-07, -6.26552719e-06, -0.000130930406, -0.00318732997,
+    -0.14920263, 3.2072897,
 )  # fmt: skip
+_ERFINV_TAIL_CENTRE = -11.375
 
 
 def erf(k, x):
@@ -295,7 +297,8 @@ def erfinv(k, x):
     w = k.fma(k.cast(e, _F32), _const(k, _LN2_HI * 2.0**-23), w)
     # at w = -inf the tail's even degree and positive leading coefficient give +inf
     w = k.select(q > 0.0, w, k.select(q == 0.0, _const(k, -math.inf), _const(k, math.nan)))
-    return k.select(w > -6.125, _polynomial(k, w, _ERFINV_CENTRE), _polynomial(k, w, _ERFINV_TAIL)) * x
+    tail = _polynomial(k, w - _ERFINV_TAIL_CENTRE, _ERFINV_TAIL)
+    return k.select(w > -6.125, _polynomial(k, w, _ERFINV_CENTRE), tail) * x
 
 
 # ---- trigonometric functions ----------------------------------------------------------------------------------------
@@ -310,13 +313,13 @@ _INVERSE_PI = (
 )
 _TO_INTEGER_F64 = 1.5 * 2.0**52
 
-# (sin(r) / r - 1) / r**2 on [-1.654, 1.654] and (tan(r) - r) / r**3 on [-0.868, 0.868], in r**2
-_SIN = (2.58764385e-06, -0.00019801344, 0.00833295379, -0.166666552)
+# (sin(r) - r) / r**3 on [-1.654, 1.654] and (tan(r) - r) / r**3 on [-0.868, 0.868], in r**2
+_SIN = (2.58763475e-06, -0.000198013615, 0.0083329482, -0.166666538)
 _TAN = (0.00579123665, -0.00302360673, 0.0135041149, 0.0201629139, 0.0542956032, 0.133304045, 0.333334208)
 
 
 def _reduce_turns(k, x, per_pi):
-    """t and f (float64) with x per_pi / pi = n + f, n being the integer in the low mantissa bits of t; NaN for infinity.
+    """t and f (float64) with x per_pi / pi = n + f, n the integer in the low mantissa bits of t; f is NaN for infinities.
 
     Payne and Hanek's reduction with two constants: the fused step that subtracts n from a float64 product of x with 53
     bits of 1 / pi is exact, and 53 more bits follow. |f| exceeds 1/2 by at most 0.0259 per_pi.
@@ -337,7 +340,8 @@ def _sin_turns(k, t, f):
     f = k.bitcast(k.bitcast(f, _I64) ^ (k.bitcast(t, _I64) << 63), _F64)
     r = k.cast(f * math.pi, _F32)
     z = r * r
-    return k.fma(_polynomial(k, z, _SIN), z, _const(k, 1.0)) * r
+    # the sum loses the sign of a negative zero
+    return k.copysign(k.fma(_polynomial(k, z, _SIN), z * r, r), r)
 
 
 def sin(k, x):

@@ -1,7 +1,7 @@
 """Fusion: operations become kernels, the units that are lowered to loops.
 
-    %0 = max %x    %1 = subtract %x, %0    %2 = exp %1       func.func private @max_exp_sum(%x) { all of them }
-    %3 = sum %2    %4 = divide %2, %3                   ->   func.func @main(%x) { %0 = call @max_exp_sum(%x) }
+    %0 = max %x    %1 = subtract %x, %0    %2 = exp %1       func.func private @mx_max_sum(%x) { all of them }
+    %3 = sum %2    %4 = divide %2, %3                   ->   func.func @main(%x) { %0 = call @mx_max_sum(%x) }
 
 Operations are placed last first, so the kernels that read a value are known when it is placed:
 
@@ -384,14 +384,17 @@ def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[
 
 
 def _kernel_name(members: list[Op]) -> str:
-    """From its most telling operations, in order: reductions, contractions and expensive functions, else all."""
+    """From its most telling operations, in order: reductions, contractions and expensive functions, else all.
+
+    The prefix keeps a kernel `sin` apart from the C library's.
+    """
     telling = [op.record.name for op in members if op.record.lowering in ("reduce", "kernel")]
     if not telling:
         telling = [op.record.name for op in members if getattr(op.record, "costly", False)]
     if not telling:
         telling = [op.record.name for op in members]
     names = list(dict.fromkeys(telling))
-    return "_".join(names[:4])
+    return "mx_" + "_".join(names[:4])
 
 
 def _write_main(

@@ -3,6 +3,7 @@
     fadd float %x, -8.73e+01    ->  fadd float %x, 0xC055D33340000000      (float is written as the double of equal value)
     fmul float %x, f0x3FB8AA3B  ->  fmul float %x, 0x3FF7154760000000
     store half -inf, ptr %p     ->  store half 0xHFC00, ptr %p             (half 0xH, bfloat 0xR: their own bits)
+    ret double +snan(0x1)       ->  ret double 0x7FF0000000000001          (nan: quiet, snan: signalling, then the payload)
 
 It is the one difference between the two that this compiler's output meets.
 """
@@ -18,10 +19,12 @@ import numpy as np
 _TOKEN = re.compile(
     r"""(?P<type>\b(?:half|bfloat|float|double)\b)
       | (?P<bits>\bf0x[0-9A-Fa-f]+)
-      | (?P<number>(?<![\w.%@#"$])[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|(?:inf|s?q?nan)\b))""",
+      | (?P<number>(?<![\w.%@#"$])[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|inf\b|[qs]?nan\b(?:\(0x[0-9A-Fa-f]+\))?))""",
     re.VERBOSE,
 )
-_WORTH_A_LOOK = re.compile(r"f0x|\d\.\d|[ (<]-?(?:inf|q?nan)\b")
+_WORTH_A_LOOK = re.compile(r"f0x|\d\.\d|[ (<][-+]?(?:inf|[qs]?nan)\b")
+_FORMATS = {"half": (5, 10), "bfloat": (8, 7), "float": (8, 23), "double": (11, 52)}  # bits of exponent and mantissa
+_SPELLING = {"half": "0xH%04X", "bfloat": "0xR%04X", "double": "0x%016X"}
 
 
 def _double_bits(value: float) -> str:
@@ -34,13 +37,26 @@ def literal(kind: str, token: str) -> str:
         bits = int(token[3:], 16)
         if kind == "float":
             return _double_bits(float(np.uint32(bits).view(np.float32)))
-        return {"half": "0xH%04X", "bfloat": "0xR%04X", "double": "0x%016X"}[kind] % bits
-    value = float(token.replace("qnan", "nan").replace("snan", "nan"))
+        return _SPELLING[kind] % bits
+    if "nan" in token:
+        return _nan(kind, token)
+    value = float(token)
     if kind == "half":
-        return f"0xH{int(np.float16(value).view(np.uint16)):04X}"
+        return _SPELLING[kind] % int(np.float16(value).view(np.uint16))
     if kind == "bfloat":
-        return f"0xR{int(np.array(value, ml_dtypes.bfloat16).view(np.uint16)):04X}"
+        return _SPELLING[kind] % int(np.array(value, ml_dtypes.bfloat16).view(np.uint16))
     return _double_bits(float(np.float32(value)) if kind == "float" else value)
+
+
+def _nan(kind: str, token: str) -> str:
+    """`-nan(0x3)`, `+qnan`, `snan(0x1)`: made of bits, because converting a signalling NaN would make it quiet."""
+    exponent, mantissa = _FORMATS[kind]
+    _, _, payload = token.rstrip(")").partition("(")
+    bits = int(payload or "0", 16) | (0 if "snan" in token else 1 << (mantissa - 1))
+    if kind == "float":
+        kind, exponent, mantissa, bits = "double", 11, 52, bits << (52 - mantissa)
+    sign = token.startswith("-") << exponent
+    return _SPELLING[kind] % ((sign | ((1 << exponent) - 1)) << mantissa | bits)
 
 
 def _rewrite(line: str) -> str:

@@ -128,6 +128,12 @@ COMPILE = [
         "float h(thread float* p) { return *p; }\n",
     ),
     Rejected("write_constant", "kernel void k(constant float* c [[buffer(0)]]) { c[0] = 0; }", "read-only"),
+    Rejected(
+        "method_of_device_object",
+        "device P* p = (device P*)o; o[gid] = p->twice();",
+        "Metal has no generic address space",
+        "struct P { float a; float twice() const { return a * 2; } };\n",
+    ),
     Rejected("write_const", "((device const float*)o)[gid] = 1;", "read-only"),
     Rejected("nested_threadgroup", "if (gid > 3) { threadgroup float b[8]; b[lid & 7] = 1; }", "outermost scope"),
     Rejected(
@@ -241,6 +247,12 @@ RUN = [
         "threadgroup float b[64]; threadgroup float d[64]; threadgroup float* p = b + 1; d[lid] = 0; "
         "p[lid] = x[gid]; threadgroup_barrier(mem_flags::mem_threadgroup); o[gid] = p[lid] + d[lid];",
         "out-of-bounds write of 4 bytes, 0 bytes after the end of threadgroup variable b",
+    ),
+    Faulty(
+        "second_of_two_tiles",
+        "threadgroup float tile_1[64]; threadgroup float tile_2[64]; tile_1[lid] = x[gid]; tile_2[lid] = x[gid]; "
+        "threadgroup_barrier(mem_flags::mem_threadgroup); o[gid] = (&tile_2[1])[lid] + tile_1[lid];",
+        "after the end of threadgroup variable tile_2",
     ),
     Faulty("thread_array_index", "float a[4] = {0, 1, 2, 3}; o[gid] = a[lid];", "array index out of bounds"),
     Faulty(

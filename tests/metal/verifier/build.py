@@ -1,9 +1,9 @@
 """Compiling and linking with the clang and lld of PyPI's `ziglang`, cached by content; no system compiler is used.
 
 A Metal source becomes a shared object in four steps: clang's front end (C++ for OpenCL, against include/) to LLVM IR;
-ir.py on that IR; clang's optimizer and code generator with -fsanitize=thread; lld. Beside it, a second front-end run
-without generic address space finds pointers that change their address space. The calls that the instrumentation puts
-into the kernels are answered by runtime/, which is built in the same way once per machine.
+ir.py on that IR; clang's optimizer and code generator with -fsanitize=thread; lld. Beside the third, a second front-end
+run without generic address space finds pointers that change their address space. The calls that the instrumentation
+puts into the kernels are answered by runtime/, which is built in the same way once per machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RUNTIME = _HERE / "runtime"
 SOURCE_NAME = "kernel.metal"
 
 _TARGET = ["-target", "x86_64-linux-gnu", "-march=x86-64-v3"]
-_GENERIC, _NO_GENERIC = ",+__opencl_c_generic_address_space", ""
+_EXTENSIONS, _GENERIC = "-cl-ext=-all,+cl_khr_fp16", ",+__opencl_c_generic_address_space"
 _LANGUAGE = [
     "-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant",
     "-isystem", str(_INCLUDE),
@@ -49,8 +49,12 @@ _WARNINGS = [
     "-Werror=return-type",
 ]  # fmt: skip
 _UNDEFINED = "integer-divide-by-zero,signed-integer-overflow,float-cast-overflow,bounds,bool"
-_FRONT_END = ["-O1", "-fno-finite-loops", "-gdwarf-4", "-gline-tables-only", "-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm",
-              f"-fsanitize=thread,{_UNDEFINED}", f"-fsanitize-recover={_UNDEFINED}", "-fPIC"]  # fmt: skip
+_FRONT_END = [
+    "-O1", "-fPIC", "-gdwarf-4", "-gline-tables-only", "-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm",
+    f"-fsanitize=thread,{_UNDEFINED}", f"-fsanitize-recover={_UNDEFINED}",
+    # C++ lets the optimizer assume that loops end; one that does not is to be found, not removed.
+    "-fno-finite-loops",
+]  # fmt: skip
 _BACK_END = [
     *_TARGET, "-x", "ir", "-O1", "-fPIC", "-gdwarf-4", "-fsanitize=thread", "-Wno-override-module",
     # `b[i] += x` also reads b[i]; by default only the write is reported.
@@ -190,7 +194,7 @@ def _thunk(kernel: Kernel) -> str:
 
 
 def _without_notes_on_headers(messages: str) -> str:
-    """clang's messages less the notes that point into include/ (overloads, macros): the shader's author wrote neither."""
+    """clang's messages less the notes that point into include/ (overloads, macros)."""
     parts = re.split(r"^(?=\S+:\d+:\d+: )", messages, flags=re.MULTILINE)
     return "".join(p for p in parts if not re.match(rf"{re.escape(str(_INCLUDE))}\S+ note: ", p)).strip()
 
@@ -204,24 +208,24 @@ def _compile(text: str, scratch: Path, target: Path) -> str:
     source, ir_file, object_file = scratch / SOURCE_NAME, scratch / "kernel.ll", scratch / "kernel.o"
     source.write_text(text)
     language = ["clang", *_TARGET, *_LANGUAGE, "-Xclang"]
-    front_end = _start(*language, f"-cl-ext=-all,+cl_khr_fp16{_GENERIC}", *_WARNINGS, *_FRONT_END, str(source),
-                       "-o", str(ir_file))  # fmt: skip
-    strict = _start(*language, f"-cl-ext=-all,+cl_khr_fp16{_NO_GENERIC}", "-w", "-fsyntax-only", "-ferror-limit=0",
-                    str(source))  # fmt: skip
-    messages, strict_messages = front_end.communicate()[1], strict.communicate()[1]
+    front_end = _start(*language, _EXTENSIONS + _GENERIC, *_WARNINGS, *_FRONT_END, str(source), "-o", str(ir_file))
+    messages = _without_notes_on_headers(front_end.communicate()[1])
     if front_end.returncode:
-        raise MetalCompileError(_without_notes_on_headers(messages))
-    for match in re.finditer(rf"^{SOURCE_NAME}:\d+:\d+: error: (.*)", strict_messages, re.MULTILINE):
-        if _ADDRESS_SPACE_ERROR.search(match[1]) and "constructor" not in match[1]:
-            raise MetalCompileError(f"{match[0]} (Metal has no generic address space)")
-
+        raise MetalCompileError(messages)
     ir = ir_file.read_text()
     if recursive := recursive_functions(ir):
         raise MetalLintError(f"recursion, which Metal does not have: {', '.join(recursive)}")
     ir_file.write_text(expose_threadgroup_variables(ir))
-    _finish(_start("clang", *_BACK_END, "-c", str(ir_file), "-o", str(object_file)), "code generation")
+
+    back_end = _start("clang", *_BACK_END, "-c", str(ir_file), "-o", str(object_file))
+    strict = _start(*language, _EXTENSIONS, "-w", "-fsyntax-only", "-ferror-limit=0", str(source))
+    strict_messages = strict.communicate()[1]
+    _finish(back_end, "code generation")
+    for match in re.finditer(rf"^{SOURCE_NAME}:\d+:\d+: error: (.*)", strict_messages, re.MULTILINE):
+        if _ADDRESS_SPACE_ERROR.search(match[1]) and "constructor" not in match[1]:
+            raise MetalCompileError(f"{match[0]} (Metal has no generic address space)")
     _link([object_file], target, scratch)
-    return _without_notes_on_headers(messages)
+    return messages
 
 
 def compile_kernels(source: str, kernels: dict[str, Kernel]) -> Built:

@@ -69,16 +69,21 @@ class Report:
     barriers: int = 0
     simd_operations: int = 0
 
+    @property
+    def clean(self) -> bool:
+        """Nothing found at all: what a shader worth shipping has to show."""
+        return not (self.errors or self.warnings or self.divergences or self.divergent)
+
 
 def _label(p: Parameter) -> str:
     return f"{p.name} [[buffer({p.index})]]"
 
 
 def _triple(size: int | Sequence[int], what: str) -> tuple[int, int, int]:
-    values = (size,) if isinstance(size, int) else tuple(size)
-    if not 1 <= len(values) <= 3 or any(v < 1 for v in values):
+    values = np.atleast_1d(size)
+    if values.dtype.kind not in "iu" or values.ndim != 1 or values.size not in (1, 2, 3) or values.min() < 1:
         raise MetalLaunchError(f"{what} must be one to three positive integers, not {size!r}")
-    x, y, z = (int(v) for v in (*values, 1, 1)[:3])
+    x, y, z = (*values.tolist(), 1, 1)[:3]
     return x, y, z
 
 
@@ -165,7 +170,7 @@ class MetalLibrary:
 
     def threadgroup_variables(self, kernel: str) -> dict[str, elf.Symbol]:
         """The threadgroup variables that `kernel` declares, by name."""
-        mangled = re.compile(rf"_ZZ{len(kernel)}{re.escape(kernel)}E\d+([A-Za-z_]\w*?)(?:_\d+)?")
+        mangled = re.compile(rf"_ZZ{len(kernel)}{re.escape(kernel)}E\d+([A-Za-z_]\w*)")
         found = ((mangled.fullmatch(name), symbol) for name, symbol in self._elf.symbols.items())
         return {m[1]: symbol for m, symbol in found if m}
 

@@ -1,5 +1,5 @@
-"""Kernel signatures, read from the source, and Metal's rules for them (Metal Shading Language Specification, 5.2.1 and
-5.2.3.6)."""
+"""Kernel signatures, read from the source, and Metal's rules for them (Metal Shading Language Specification, attributes
+of kernel function arguments; from memory, the document was not at hand)."""
 
 from __future__ import annotations
 

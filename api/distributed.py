@@ -1,0 +1,71 @@
+"""`mlxir.distributed` for a single process: one group of rank 0 and size 1, in which collectives are the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .devices import StreamOrDevice
+from .ndarray import array, wrap
+from .ops.common import check_array
+
+__all__ = ["Group", "all_gather", "all_max", "all_min", "all_sum", "init", "is_available", "sum_scatter"]
+
+
+class Group:
+    """The group of this process alone."""
+
+    def rank(self) -> int:
+        """The number of this process in the group."""
+        return 0
+
+    def size(self) -> int:
+        """How many processes the group has."""
+        return 1
+
+    def split(self, color: int, key: int = -1) -> Group:
+        """The group of the processes with the same colour."""
+        return self
+
+
+_group = Group()
+
+
+def is_available(backend: str = "any") -> bool:
+    """Whether a backend connects several processes: there is none."""
+    return False
+
+
+def init(strict: bool = False, backend: str = "any", **options: Any) -> Group:
+    """The group of all processes. Raises RuntimeError if `strict`, because there is no backend."""
+    if strict:
+        raise RuntimeError(f"[distributed] Couldn't initialize the distributed backend '{backend}': mlxir has none.")
+    return _group
+
+
+def _alone(name: str, x: array, group: Group | None) -> array:
+    return wrap(check_array(name, x)._value)
+
+
+def all_sum(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """The sum over all processes."""
+    return _alone("all_sum", x, group)
+
+
+def all_max(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """The maximum over all processes."""
+    return _alone("all_max", x, group)
+
+
+def all_min(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """The minimum over all processes."""
+    return _alone("all_min", x, group)
+
+
+def all_gather(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """The arrays of all processes, joined along the first axis."""
+    return _alone("all_gather", x, group)
+
+
+def sum_scatter(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """This process's part of the sum over all processes."""
+    return _alone("sum_scatter", x, group)

@@ -1,0 +1,257 @@
+"""`mlxir.fast`: names that MLX has kernels for. Here they are compositions of plain operations, which the compiler fuses."""
+
+from __future__ import annotations
+
+import math
+
+from mlxir.compiler.graph import Value
+from mlxir.dialects.mx import elementwise as prim
+from mlxir.dialects.mx import fast as composites
+from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote
+
+from .devices import StreamOrDevice
+from .dtype_info import finfo
+from .ndarray import array, wrap
+from .ops.common import check_array, failure
+from .ops.contract import matmul_value
+from .ops.indexing import take_along_axis
+from .ops.reduce import logsumexp, mean_value
+from .ops.shape import text
+from .values import (
+    arange, binary, broadcast_shape, broadcast_to, cast, concatenate, full, record, reshape, slice_axis, transpose, unary,
+)  # fmt: skip
+
+__all__ = ["cross_entropy", "layer_norm", "rms_norm", "rope", "scaled_dot_product_attention"]
+
+
+def _check_norm(name: str, x: Value, **parameters: Value | None) -> Dtype:
+    """The result dtype of a normalisation. Raises ValueError for operands that do not fit."""
+    if not x.shape:
+        raise failure(ValueError, f"[{name}] Input must have at least 1 dimension but got input with 0 dimensions.")
+    dtype = x.dtype
+    for what, p in parameters.items():
+        if p is None:
+            continue
+        if len(p.shape) != 1:
+            raise failure(ValueError, f"[{name}] ({what}) must have 1 dimension but has {len(p.shape)} dimensions.")
+        if p.shape[0] != x.shape[-1]:
+            raise failure(
+                ValueError,
+                f"[{name}] ({what}) must have the same size as the last dimension of x ({x.shape[-1]}) but has {p.shape[0]}"
+                " elements.",
+            )
+        dtype = promote(dtype, p.dtype)
+    if not dtype.is_float:
+        raise failure(ValueError, f"[{name}] Received unsupported type {dtype.name}.")
+    return dtype
+
+
+def _normalised(x: Value, eps: float) -> Value:
+    """`x / sqrt(mean(x * x) + eps)` over the last axis."""
+    power = mean_value(unary(prim.square, x), (len(x.shape) - 1,), True)
+    return binary(prim.multiply, x, unary(prim.rsqrt, binary(prim.add, power, full(eps, (), x.dtype))))
+
+
+def _work_dtype(dtype: Dtype) -> Dtype:
+    """Half precision is normalised in float32."""
+    return float32 if dtype.size < 4 or not dtype.is_float else dtype
+
+
+def rms_norm(x: array, weight: array | None, eps: float, *, stream: StreamOrDevice = None) -> array:
+    """Root mean square normalisation of the last axis, scaled by `weight`."""
+    v = check_array("rms_norm", x)._value
+    w = None if weight is None else check_array("rms_norm", weight)._value
+    dtype = _check_norm("rms_norm", v, weight=w)
+    out = cast(_normalised(cast(v, _work_dtype(dtype)), eps), dtype)
+    return wrap(out if w is None else binary(prim.multiply, out, cast(w, dtype)))
+
+
+def layer_norm(
+    x: array, weight: array | None, bias: array | None, eps: float, *, stream: StreamOrDevice = None
+) -> array:
+    """Normalises the last axis to mean 0 and variance 1; then `weight * x + bias`."""
+    v = check_array("layer_norm", x)._value
+    w = None if weight is None else check_array("layer_norm", weight)._value
+    b = None if bias is None else check_array("layer_norm", bias)._value
+    dtype = _check_norm("layer_norm", v, weight=w, bias=b)
+    wide = cast(v, _work_dtype(dtype))
+    out = binary(prim.subtract, wide, mean_value(wide, (len(wide.shape) - 1,), True))
+    out = cast(_normalised(out, eps), dtype)
+    if w is not None:
+        out = binary(prim.multiply, out, cast(w, dtype))
+    return wrap(out if b is None else binary(prim.add, out, cast(b, dtype)))
+
+
+def cross_entropy(logits: array, targets: array, *, stream: StreamOrDevice = None) -> array:
+    """logsumexp(logits) - logits[target] over the last axis, in float32."""
+    x = check_array("cross_entropy", logits)
+    t = check_array("cross_entropy", targets)
+    if not x.ndim or t.shape != x.shape[:-1]:
+        raise failure(ValueError, f"[cross_entropy] targets of shape {text(t.shape)} do not fit logits of shape {text(x.shape)}.")
+    if not x.dtype.is_float or not t.dtype.is_integer:
+        raise failure(ValueError, f"[cross_entropy] logits must be floating and targets integer, got {x.dtype}, {t.dtype}.")
+    score = take_along_axis(x, wrap(reshape(t._value, (*t.shape, 1))), -1)
+    loss = logsumexp(x, -1)._value
+    return wrap(cast(binary(prim.subtract, loss, reshape(score._value, t.shape)), float32))
+
+
+# -- rotary embedding ------------------------------------------------------------------------------------------------
+def rope(
+    a: array,
+    dims: int,
+    *,
+    traditional: bool,
+    base: float | None,
+    scale: float,
+    offset: int | array,
+    freqs: array | None = None,
+    stream: StreamOrDevice = None,
+) -> array:
+    """Rotates pairs of the first `dims` features of `a` (B, *, T, D) by angles that grow with the position.
+
+    Pairs are neighbours (`traditional`) or half of `dims` apart. `offset` is an int, a scalar or one per example.
+    """
+    x = check_array("rope", a)._value
+    if len(x.shape) < 3:
+        raise failure(ValueError, f"[rope] Input must have at least 3 dimensions but got input with {len(x.shape)} dimensions.")
+    if not x.dtype.is_float:
+        raise failure(ValueError, f"[rope] Input must be a floating type but got {x.dtype.name}.")
+    if (base is None) == (freqs is None):
+        raise failure(ValueError, "[rope] Only one of base or freqs can have a value.")
+    half = dims // 2
+    if not 0 < dims <= x.shape[-1] or dims % 2:
+        raise failure(ValueError, f"[rope] dims must be even and at most {x.shape[-1]}, got {dims}.")
+    cosine, sine = _rotation(x, half, base, scale, offset, freqs)
+    last = len(x.shape) - 1
+    if traditional:
+        first, second = slice_axis(x, last, 0, dims - 1, 2), slice_axis(x, last, 1, dims, 2)
+    else:
+        first, second = slice_axis(x, last, 0, half), slice_axis(x, last, half, dims)
+    left = binary(prim.subtract, binary(prim.multiply, first, cosine), binary(prim.multiply, second, sine))
+    right = binary(prim.add, binary(prim.multiply, first, sine), binary(prim.multiply, second, cosine))
+    if traditional:
+        pairs = [reshape(v, (*left.shape, 1)) for v in (left, right)]
+        parts = [reshape(concatenate(pairs, last + 1), (*left.shape[:-1], dims))]
+    else:
+        parts = [left, right]
+    if dims < x.shape[-1]:
+        parts.append(slice_axis(x, last, dims, x.shape[-1]))
+    return wrap(concatenate(parts, last))
+
+
+def _rotation(
+    x: Value, half: int, base: float | None, scale: float, offset: int | array, freqs: array | None
+) -> tuple[Value, Value]:
+    """Cosine and sine of the angle at every position and frequency, in a shape that broadcasts to the halves of `x`."""
+    rank, steps = len(x.shape), x.shape[-2]
+    position = reshape(arange(0, 1, steps, float32), (steps, 1))
+    if isinstance(offset, array):
+        start = cast(offset._value, float32)
+        if len(start.shape) > 1 or (start.shape and start.shape[0] not in (1, x.shape[0])):
+            raise failure(
+                ValueError, f"[rope] offset must be a scalar or vector with {x.shape[0]} elements but has shape {text(start.shape)}."
+            )
+        start = reshape(start, start.shape + (1,) * (rank - 1)) if start.shape else start
+    else:
+        start = full(offset, (), float32)
+    position = binary(prim.multiply, binary(prim.add, position, start), full(scale, (), float32))
+    if freqs is None:
+        exponent = arange(0, -math.log(base or 1.0) / half, half, float32)
+        inverse = unary(prim.exp, exponent)
+    else:
+        table = check_array("rope", freqs)._value
+        if table.shape != (half,):
+            raise failure(ValueError, f"[rope] freqs must have shape ({half}) but has shape {text(table.shape)}.")
+        inverse = unary(prim.reciprocal, cast(table, float32))
+    angle = binary(prim.multiply, position, inverse)
+    return cast(unary(prim.cos, angle), x.dtype), cast(unary(prim.sin, angle), x.dtype)
+
+
+# -- attention -------------------------------------------------------------------------------------------------------
+def scaled_dot_product_attention(
+    q: array,
+    k: array,
+    v: array,
+    *,
+    scale: float,
+    mask: None | str | array = None,
+    sinks: array | None = None,
+    force_fused: bool = False,
+    stream: StreamOrDevice = None,
+) -> array:
+    """softmax(scale * q @ k.T + mask) @ v for q (B, N_q, T_q, D), k and v (B, N_kv, T_kv, D), N_q a multiple of N_kv.
+
+    `mask` is "causal" (aligned at the lower right), a bool or an additive array; `sinks` adds a logit per query head to the
+    softmax's sum. The softmax runs in float32.
+    """
+    queries, keys, weights = (check_array("scaled_dot_product_attention", a)._value for a in (q, k, v))
+    dtype, heads, groups = _check_attention(queries, keys, weights)
+    batch, _, steps, width = queries.shape
+    repeats, length = heads // groups, keys.shape[2]
+    queries = binary(prim.multiply, cast(queries, dtype), full(scale, (), dtype))
+    queries = reshape(queries, (batch, groups, repeats, steps, width))
+    keys = reshape(cast(keys, dtype), (batch, groups, 1, length, width))
+    weights = reshape(cast(weights, dtype), (batch, groups, 1, length, weights.shape[-1]))
+    scores = matmul_value(queries, transpose(keys, (0, 1, 2, 4, 3)))
+    if mask is not None:
+        scores = _masked_scores(scores, mask, (batch, heads, steps, length))
+    if sinks is not None:
+        extra = check_array("scaled_dot_product_attention", sinks)._value
+        if extra.shape != (heads,):
+            raise failure(ValueError, f"[scaled_dot_product_attention] sinks must have shape ({heads}), got {text(extra.shape)}.")
+        column = broadcast_to(reshape(cast(extra, scores.dtype), (groups, repeats, 1, 1)), (*scores.shape[:-1], 1))
+        scores = concatenate([column, scores], 4)
+    wide = cast(scores, float32 if dtype.size < 4 else dtype)
+    attention = cast(record(composites.softmax, (wide,), {"axes": (4,)}, wide.shape, wide.dtype), dtype)
+    if sinks is not None:
+        attention = slice_axis(attention, 4, 1, length + 1)
+    out = matmul_value(attention, weights)
+    return wrap(reshape(out, (batch, heads, steps, weights.shape[-1])))
+
+
+def _check_attention(q: Value, k: Value, v: Value) -> tuple[Dtype, int, int]:
+    """Result dtype, query heads and key heads. Raises ValueError for operands that do not fit."""
+    tag = "[scaled_dot_product_attention]"
+    for x in (q, k, v):
+        if len(x.shape) != 4:
+            raise failure(ValueError, f"{tag} input with shape {text(x.shape)} expected to be rank 4")
+    if not q.shape[0] == k.shape[0] == v.shape[0]:
+        raise failure(ValueError, f"{tag} mismatching batch dimension for input: {q.shape[0]}, {k.shape[0]}, {v.shape[0]}")
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise failure(ValueError, f"{tag} shapes {text(q.shape)}, {text(k.shape)} and {text(v.shape)} do not fit")
+    heads, groups = q.shape[1], k.shape[1]
+    if groups != v.shape[1] or not groups or heads % groups:
+        raise failure(
+            ValueError, f"{tag} n_heads must be a multiple of n_kv_heads, found n_heads {heads} for n_kv_heads {groups}."
+        )
+    dtype = promote(promote(q.dtype, k.dtype), v.dtype)
+    if not dtype.is_float:
+        raise failure(ValueError, f"{tag} Received unsupported type {dtype.name}.")
+    return dtype, heads, groups
+
+
+def _masked_scores(scores: Value, mask: str | array, shape: tuple[int, ...]) -> Value:
+    """Scores (B, groups, repeats, T_q, T_kv) with a mask that broadcasts to `shape` (B, heads, T_q, T_kv)."""
+    steps, length = shape[2:]
+    if isinstance(mask, str):
+        if mask != "causal":
+            raise failure(ValueError, f"[scaled_dot_product_attention] Invalid mask type {mask}: it must be 'causal' or an array.")
+        row = reshape(arange(length - steps, 1, steps, int32), (steps, 1))
+        allowed = binary(prim.greater_equal, row, arange(0, 1, length, int32), bool_)
+    else:
+        allowed = check_array("scaled_dot_product_attention", mask)._value
+        if len(allowed.shape) > 4 or broadcast_shape("scaled_dot_product_attention", allowed.shape, shape) != shape:
+            raise failure(
+                ValueError,
+                f"[scaled_dot_product_attention] mask with shape {text(allowed.shape)} does not broadcast to {text(shape)}.",
+            )
+        if len(allowed.shape) >= 3:
+            heads = allowed.shape[-3]
+            split = scores.shape[1:3] if heads == shape[1] and heads != 1 else (1, heads)
+            allowed = reshape(allowed, (*allowed.shape[:-3], *split, *allowed.shape[-2:]))
+    if allowed.dtype is bool_:
+        lowest = full(finfo(scores.dtype).min, (), scores.dtype)
+        return record(prim.select, (allowed, scores, lowest), {}, scores.shape, scores.dtype)
+    if promote(allowed.dtype, scores.dtype) is not scores.dtype:
+        raise failure(ValueError, "[scaled_dot_product_attention] Mask type must promote to output type.")
+    return binary(prim.add, scores, cast(allowed, scores.dtype))

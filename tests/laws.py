@@ -1,0 +1,191 @@
+"""The table of primitives for the law tests: one row each, with operands and attributes that exercise it.
+
+A row is `(record, [operands], attrs)`; an operand is `(shape, dtype name, domain)`. Domains keep functions away from their poles where that
+matters; `any` includes zeros, negative and large values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mlxir.compiler.graph import Cut, GraphBuilder, GraphHandle, constant, cut
+from mlxir.dialects.mx import RECORDS
+from mlxir.runtime import dtypes
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+INTS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+ALL = (*FLOATS, *INTS, "bool")
+
+
+@dataclass
+class Row:
+    """One primitive applied to operands of some shapes, for each of `dtypes` (None in an operand takes the dtype under test)."""
+
+    name: str
+    operands: list[tuple[tuple[int, ...], str | None, str]]
+    dtypes: tuple[str, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shapes = "x".join("_".join(map(str, s)) or "0d" for s, _, _ in self.operands)
+        return f"{self.name}-{shapes}"
+
+
+def _unary(name: str, domain: str = "any", dtypes: tuple[str, ...] = FLOATS, **attrs: Any) -> list[Row]:
+    return [Row(name, [((3, 5), None, domain)], dtypes, attrs), Row(name, [((), None, domain)], dtypes[:1], attrs)]
+
+
+def _binary(name: str, domain: str = "any", dtypes: tuple[str, ...] = ALL, second: str | None = None) -> list[Row]:
+    second = second or domain
+    return [
+        Row(name, [((3, 5), None, domain), ((3, 5), None, second)], dtypes),
+        Row(name, [((4, 1, 3), None, domain), ((2, 1), None, second)], dtypes[:1]),
+        Row(name, [((0, 3), None, domain), ((3,), None, second)], dtypes[:1]),
+    ]
+
+
+def _reduce(name: str, dtypes: tuple[str, ...]) -> list[Row]:
+    shapes = [((7, 33), (1,)), ((7, 33), (0,)), ((7, 33), (0, 1)), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)), ((3, 0), (1,)), ((6,), ())]
+    rows = [Row(name, [(s, None, "small")], dtypes if i == 0 else dtypes[:1], {"axes": a}) for i, (s, a) in enumerate(shapes)]
+    return rows
+
+
+def _scan(name: str) -> list[Row]:
+    rows = []
+    for reverse in (False, True):
+        for inclusive in (False, True):
+            attrs = {"axis": 1, "reverse": reverse, "inclusive": inclusive}
+            rows.append(Row(name, [((3, 6, 2), None, "small")], ("float32",), attrs))
+    return rows
+
+
+_IDX = ((4,), "int32", "index5")
+
+TABLE: list[Row] = [
+    *_binary("add"), *_binary("subtract"), *_binary("multiply"), *_binary("divide", dtypes=FLOATS, second="nonzero"),
+    *_binary("floor_divide", second="nonzero"), *_binary("remainder", second="nonzero"),
+    *_binary("power", "positive", (*FLOATS, "int32", "uint8")), *_binary("maximum"), *_binary("minimum"),
+    *_binary("arctan2", dtypes=FLOATS), *_binary("logaddexp", dtypes=FLOATS),
+    *_unary("negative", dtypes=(*FLOATS, *INTS)), *_unary("abs", dtypes=ALL), *_unary("sign", dtypes=ALL), *_unary("square", dtypes=ALL),
+    *_unary("sqrt", "positive"), *_unary("rsqrt", "positive"), *_unary("reciprocal", "nonzero"),
+    *_unary("exp"), *_unary("expm1"), *_unary("log", "positive"), *_unary("log2", "positive"), *_unary("log10", "positive"),
+    *_unary("log1p", "positive"), *_unary("sigmoid"), *_unary("sin"), *_unary("cos"), *_unary("tan", "unit"),
+    *_unary("arcsin", "unit"), *_unary("arccos", "unit"), *_unary("arctan"), *_unary("sinh"), *_unary("cosh"), *_unary("tanh"),
+    *_unary("arcsinh"), *_unary("arccosh", "above1"), *_unary("arctanh", "unit"), *_unary("erf"), *_unary("erfinv", "unit"),
+    *_unary("floor", dtypes=ALL), *_unary("ceil", dtypes=ALL), *_unary("trunc", dtypes=ALL), *_unary("round", dtypes=ALL),
+    *[r for n in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal") for r in _binary(n, "few")],
+    *_binary("logical_and", dtypes=("bool",)), *_binary("logical_or", dtypes=("bool",)), *_unary("logical_not", dtypes=("bool",)),
+    *[r for n in ("bitwise_and", "bitwise_or", "bitwise_xor") for r in _binary(n, dtypes=(*INTS, "bool"))],
+    *_unary("bitwise_invert", dtypes=(*INTS, "bool")),
+    *_binary("left_shift", dtypes=INTS, second="shift"), *_binary("right_shift", dtypes=INTS, second="shift"),
+    *_unary("real", dtypes=("complex64",)), *_unary("imag", dtypes=("complex64",)), *_unary("conjugate", dtypes=("complex64",)),
+    Row("select", [((3, 5), "bool", "any"), ((3, 5), None, "any"), ((5,), None, "any")], ALL),
+    *[r for d in ("float32", "float16", "int32", "int8", "uint8", "bool", "float64", "complex64", "int64")
+      for r in _unary("astype", "few", ALL, dtype=dtypes.from_name(d))],
+    *_reduce("sum", (*FLOATS, "int32", "uint64")), *_reduce("prod", (*FLOATS, "int32")), *_reduce("max", ALL), *_reduce("min", ALL),
+    *_reduce("all", ("bool",)), *_reduce("any", ("bool",)),
+    *[Row(n, [((3, 7, 2), None, "any")], ALL if a == 1 else ("float32",), {"axis": a}) for n in ("argmax", "argmin") for a in (0, 1, 2)],
+    Row("transpose", [((3, 5, 2), None, "any")], ALL, {"axes": (2, 0, 1)}),
+    Row("reshape", [((3, 4, 2), None, "any")], ("float32", "bool"), {"shape": (2, 12)}),
+    Row("broadcast_to", [((3, 1), None, "any")], ("float32",), {"shape": (2, 3, 4)}),
+    Row("slice", [((6, 5), None, "any")], ("float32", "int8"), {"start": (1, 4), "stop": (6, -1), "strides": (2, -2)}),
+    Row("slice_update", [((6, 5), None, "any"), ((3, 3), None, "any")], ("float32",),
+        {"start": (1, 4), "stop": (6, -1), "strides": (2, -2)}),
+    Row("slice_update", [((6, 5), None, "any"), ((2, 5), None, "any")], ("float32",),
+        {"start": (3, 0), "stop": (5, 5), "strides": (1, 1)}),
+    Row("pad", [((3, 4), None, "any"), ((), None, "any")], ("float32", "int32"), {"low": (1, 0), "high": (0, 2)}),
+    Row("concatenate", [((3, 4), None, "any"), ((3, 2), None, "any")], ("float32", "bool"), {"axis": 1}),
+    Row("full", [], ("float32",), {"value": 2.5, "shape": (3, 2), "dtype": dtypes.float32}),
+    Row("full", [], ("float32",), {"value": 2**64 - 1, "shape": (2,), "dtype": dtypes.uint64}),
+    Row("arange", [], ("float32",), {"start": 0.5, "step": 0.1, "length": 17, "dtype": dtypes.float32}),
+    Row("arange", [], ("float32",), {"start": 5, "step": -2, "length": 7, "dtype": dtypes.int32}),
+    Row("view", [((3, 4), None, "any")], ("float32", "int32"), {"dtype": dtypes.uint32}),
+    Row("view", [((3, 4), None, "any")], ("float16", "bfloat16", "int16"), {"dtype": dtypes.uint16}),
+    Row("gather", [((5, 6), None, "any"), _IDX], ("float32", "bool"), {"axes": (0,), "slice_sizes": (1, 6)}),
+    Row("gather", [((5, 6), None, "any"), ((2, 3), "uint32", "index5"), ((2, 3), "uint32", "index5")], ("float32",),
+        {"axes": (1, 0), "slice_sizes": (2, 1)}),
+    *[Row("scatter", [((5, 6), None, "nonzero"), _IDX, ((4, 1, 6), None, "nonzero")], ("float32",), {"axes": (0,), "mode": m})
+      for m in ("set", "add", "multiply", "maximum", "minimum")],
+    Row("scatter", [((5, 6), None, "any"), ((3,), "int32", "index5"), ((3,), "int32", "index5"), ((3, 1, 1), None, "any")],
+        ("float32", "int32"), {"axes": (0, 1), "mode": "add"}),
+    Row("take_along_axis", [((5, 6), None, "any"), ((3, 6), "int32", "index5")], ("float32",), {"axis": 0}),
+    *[Row("matmul", [((4, 7) if not ta else (7, 4), None, "any"), ((7, 5) if not tb else (5, 7), None, "any")], FLOATS,
+          {"ta": ta, "tb": tb}) for ta in (False, True) for tb in (False, True)],
+    Row("matmul", [((2, 1, 3, 4), None, "any"), ((5, 4, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
+    Row("matmul", [((1, 9), None, "any"), ((9, 33), None, "any")], ("float32",), {"ta": False, "tb": False}),
+    Row("matmul", [((3, 0), None, "any"), ((0, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
+    *[r for n in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp") for r in _scan(n)],
+    *[Row(n, [((4, 6), None, "any")], ("float32", "int32"), {"axis": a}) for n in ("sort", "argsort") for a in (0, 1)],
+    Row("random_bits", [((2,), "uint32", "any")], ("float32",), {"shape": (3, 5), "width": 4}),
+    Row("random_bits", [((4, 2), "uint32", "any")], ("float32",), {"shape": (7,), "width": 1}),
+    Row("random_bits", [((2,), "uint32", "any")], ("float32",), {"shape": (9,), "width": 2}),
+    *_unary("stop_gradient"),
+    Row("softmax", [((4, 37), None, "any")], FLOATS, {"axes": (1,)}), Row("softmax", [((4, 37), None, "any")], ("float32",), {"axes": (0,)}),
+    Row("logsumexp", [((4, 37), None, "any")], FLOATS, {"axes": (1,)}),
+    Row("logsumexp", [((4, 5, 3), None, "any")], ("float32",), {"axes": (0, 1)}),
+]  # fmt: skip
+
+
+def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np.ndarray:
+    """Reproducible data of a dtype within a domain."""
+    rng = np.random.default_rng([seed, len(shape), sum(shape), len(domain)])
+    kind = dtypes.from_name(dtype)
+    if kind.kind == "b":
+        return np.asarray(rng.integers(0, 2, shape), bool)
+    if domain == "index5":
+        return np.asarray(rng.integers(0 if kind.kind == "u" else -5, 5, shape), kind.numpy)
+    if domain == "shift":
+        return np.asarray(rng.integers(0, 8, shape), kind.numpy)
+    if kind.kind in "iu":
+        info = np.iinfo(kind.numpy)
+        low, high = {"few": (0, 3), "small": (0, 4), "positive": (1, 4), "nonzero": (1, 9)}.get(domain, (max(info.min, -100), 100))
+        return np.asarray(rng.integers(low, high, shape), kind.numpy)
+    x = rng.standard_normal(shape) * 2
+    if domain == "positive":
+        x = np.abs(x) + 0.1
+    elif domain == "nonzero":
+        x = np.copysign(np.abs(x) + 0.5, x)
+    elif domain == "unit":
+        x = np.tanh(x) * 0.95
+    elif domain == "above1":
+        x = np.abs(x) + 1.1
+    elif domain == "few":
+        x = np.round(x)
+    if kind.kind == "c":
+        x = x + 1j * rng.standard_normal(shape)
+    return np.asarray(x, kind.numpy)
+
+
+def arrays(row: Row, dtype: str) -> list[np.ndarray]:
+    """The operands of a row for one dtype."""
+    return [sample(s, d or dtype, domain, i) for i, (s, d, domain) in enumerate(row.operands)]
+
+
+def traced(row: Row, operands: list[np.ndarray]) -> Cut:
+    """The program that applies the primitive once."""
+    builder = GraphBuilder()
+    handles: list[GraphHandle] = [builder.handle(constant(a)) for a in operands]
+    outs = builder.emit(RECORDS[row.name], handles, row.attrs)
+    return cut([o.value for o in outs], [h.value for h in handles])
+
+
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-6, "float64": 1e-12, "complex64": 4e-6}
+"""Relative to the larger of 1 and the value: rounding differs by the order of operations and by fused multiply-adds."""
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, factor: float = 1.0) -> None:
+    """Equal dtype and shape; exact for integers and bool, within the dtype's tolerance otherwise."""
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape, (actual.dtype, expected.dtype, actual.shape, expected.shape)
+    name = dtypes.from_numpy(actual.dtype).name
+    if name not in TOLERANCE:
+        np.testing.assert_array_equal(actual, expected)
+        return
+    wide = np.complex128 if name == "complex64" else np.float64
+    a, e = actual.astype(wide), expected.astype(wide)
+    finite = np.isfinite(e)
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(e))
+    np.testing.assert_array_equal(a[~finite & ~np.isnan(e)], e[~finite & ~np.isnan(e)])
+    error = np.abs(a[finite] - e[finite]) / np.maximum(np.abs(e[finite]), 1)
+    assert not error.size or error.max() <= TOLERANCE[name] * factor, f"error {error.max():.2e}"
