@@ -37,7 +37,7 @@ from mlxir.dialects.mx.contract import matmul
 from mlxir.dialects.mx.shape import broadcast_index, reshape
 from mlxir.runtime.dtypes import Dtype, bool_, float32, float64
 
-PANEL = 384  # of K: a panel of b (PANEL x tile columns) streams from L2 while the rows of a stay in L1
+PANEL = int(__import__('os').environ.get('PANEL','384'))  # of K: a panel of b (PANEL x tile columns) streams from L2 while the rows of a stay in L1
 SCRATCH_BYTES = 1 << 17
 BLOCKS = 16  # at least so many iterations where the shape allows it: an even share for a few threads
 SMALL = 1 << 11  # multiply-adds up to which tiles do not pay
@@ -333,7 +333,9 @@ class _Blocked:
         while lanes > 4 and lanes // 2 >= self.n:
             lanes //= 2
         self.tile = _choose_tile(self.m, self.n, lanes, registers)
-        self.pack_a = not self.a.strided
+        if t:=__import__('os').environ.get('TILE'):
+            r,v=map(int,t.split(',')); self.tile=_Tile(r,v,lanes)
+        self.pack_a = not self.a.strided or bool(int(__import__('os').environ.get('PA','0')))
         in_place = self.b.lane_stride == 1 and self.n >= self.tile.columns
         self.pack_b = not in_place or (self.row_tiles_of(self.m) > 4 and self.depth * self.n * self.dtype.size > 1 << 18)
 
@@ -429,7 +431,7 @@ class _Blocked:
         batches = self.product.b.extent if self.product.b in operand.node.free else 1
         target = self.lowering.temporary(batches * tiles * self.depth * width, self.dtype)
         pack = self._pack_rows if operand.lane_stride == 1 and operand.lane.extent >= width else self._pack_values
-        if operand.depth_stride == 1 and operand.lane.extent >= width and width % self.tile.lanes == 0:
+        if operand.depth_stride == 1 and operand.lane.extent >= width and self.depth >= self.tile.lanes:
             pack = self._pack_transposed
 
         def emit(e: Emitter) -> tuple[int, float]:
@@ -513,22 +515,36 @@ class _Blocked:
         """Columns are contiguous along K: squares of lanes x lanes elements are transposed in registers."""
         lanes, buffer = self.tile.lanes, e.buffers[x.node.data[0]]
         batch, tile = self.product.b if batches > 1 else Var("b", 1), Var("tile", tiles)
-        step, square, rest, lane = Var("s", self.depth // lanes), Var("v", width // lanes), Var("t", lanes), Var("l", width)
+        step, square = Var("s", self.depth // lanes), Var("v", width // lanes)
+        rest, lane = Var("t", lanes), Var("l", width)
 
         def panel() -> None:
             first = self._first_lane(e, e.variables[tile], width, x.lane.extent)
             source = self._add(e, e.index(x.base), self._times(e, first, x.lane_stride))
             start = self._panel_start(e, e.variables[batch], e.variables[tile], tiles, width, batches)
 
-            def transpose(_: list) -> list:
-                depth, column = self._times(e, e.variables[step], lanes), self._times(e, e.variables[square], lanes)
+            def transpose(column: ir.Value, used: int) -> None:
+                """A square from column `column` of the panel on, of which the panel has `used` columns."""
+                depth = self._times(e, e.variables[step], lanes)
                 at = self._add(e, self._add(e, source, self._times(e, column, x.lane_stride)), depth)
-                rows = [
-                    self._load_vector(e, buffer, x.node.dtype, self._add(e, at, r * x.lane_stride), lanes) for r in range(lanes)
-                ]
+                places = [self._add(e, at, r * x.lane_stride) for r in range(used)]
+                rows = [self._load_vector(e, buffer, x.node.dtype, p, lanes) for p in places]
                 to = self._add(e, self._add(e, start, column), self._times(e, depth, width))
-                for r, value in enumerate(self._transposed(e, rows)):
+                for r, value in enumerate(self._transposed(e, rows + rows[:1] * (lanes - used))):
+                    if used < lanes:
+                        part, mask = ir.VectorType.get([used], _TYPES[self.dtype]), ir.DenseI64ArrayAttr.get(range(used))
+                        value = e.k.op("vector.shuffle", [value, value], part, mask=mask)
                     e.k.op("vector.store", [value, target, self._add(e, to, r * width)])
+
+            def whole(_: list) -> list:
+                transpose(self._times(e, e.variables[square], lanes), lanes)
+                return []
+
+            def squares(_: list) -> list:
+                if width >= lanes:
+                    self._loop(e, square, e.constant_index(width // lanes), [], whole)
+                if width % lanes:
+                    transpose(e.constant_index(width - width % lanes), width % lanes)
                 return []
 
             def tail(_: list) -> list:
@@ -536,15 +552,14 @@ class _Blocked:
                 at, to = self._add(e, source, depth), self._add(e, start, self._times(e, depth, width))
 
                 def element() -> None:
-                    value = e.k.load(buffer, self._add(e, at, self._times(e, e.variables[lane], x.lane_stride)), x.node.dtype)
+                    place = self._add(e, at, self._times(e, e.variables[lane], x.lane_stride))
+                    value = e.k.load(buffer, place, x.node.dtype)
                     e.keep(value, target, self.dtype, self._add(e, to, e.variables[lane]))
 
                 e.parallel(lane, e.constant_index(width), element)
                 return []
 
-            squares = e.constant_index(width // lanes)
-            if self.depth >= lanes:
-                self._loop(e, step, e.constant_index(self.depth // lanes), [], lambda _: self._loop(e, square, squares, [], transpose))
+            self._loop(e, step, e.constant_index(self.depth // lanes), [], squares)
             if self.depth % lanes:
                 self._loop(e, rest, e.constant_index(self.depth % lanes), [], tail)
 

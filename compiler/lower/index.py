@@ -239,9 +239,11 @@ class Index:
 
 def _recombined(terms: dict[Any, tuple[Any, int]], constant: int) -> Index:
     """c*n*(x // n) + c*(x % n) = c*x."""
-    for atom, c in terms.values():
+    for atom, c in terms.values() if len(terms) > 1 else ():
         if isinstance(atom, Remainder):
-            partner = ("//", atom.inner.key, atom.n)
+            # The quotient may have simplified itself: (p // 2) // 2 is p // 4.
+            quotient = (atom.inner // atom.n).terms
+            partner = next(iter(quotient)) if len(quotient) == 1 else None
             if partner in terms and terms[partner][1] == c * atom.n:
                 rest = {k: t for k, t in terms.items() if k not in (atom.key, partner)}
                 return Index(rest, constant) + atom.inner * c

@@ -33,7 +33,9 @@ from mlxir.dialects.mx import Aval
 
 SCRATCH_BYTES = 1 << 15  # a row of scratch must stay in L1 (and in threadgroup memory)
 COSTLY = 8
-COLUMN_BLOCK = 512
+COLUMN_BLOCK = 4096  # columns: accumulators of a block stay in L1, and rows are read in long runs
+MIN_ITERATIONS = 8  # of a column kernel, so that threads have something to share
+ROWS_AT_ONCE = 4
 
 
 class Step(NamedTuple):
@@ -374,7 +376,9 @@ class _ColumnEmitter:
     def __init__(self, form: _Form, e: Emitter, staged: Sequence[Scalar]):
         self.form, self.e, self.stages = form, e, _levels(staged)
         *self.rows, self.lane = form.outer
-        self.block = max(min(COLUMN_BLOCK, -(-self.lane.extent // 128) * 16), min(64, self.lane.extent))
+        rows = int(np.prod([v.extent for v in self.rows], dtype=np.int64))
+        share = -(-self.lane.extent * rows // MIN_ITERATIONS)
+        self.block = min(max(-(-share // 64) * 64, 64), COLUMN_BLOCK, self.lane.extent)
         self.blocks = -(-self.lane.extent // self.block)
         self.full, self.short = form.stores(e)
 
@@ -392,7 +396,7 @@ class _ColumnEmitter:
         if self.short:
             self._lanes(lambda: self._store(self.short))
         if self.full:
-            self._serial(lambda: self._lanes(lambda: self._store(self.full)))
+            self._serial(1, lambda _: self._lanes(lambda: self._store(self.full)))
 
     def _store(self, stores: list) -> None:
         for root, position, buffer in stores:
@@ -410,28 +414,51 @@ class _ColumnEmitter:
 
         e.parallel(local, self.count, bind)
 
-    def _serial(self, body: Callable[[], None], n: int = 0) -> None:
-        if n == len(self.form.inner):
-            body()
+    def _serial(self, unroll: int, body: Callable[[list], None], n: int = 0) -> None:
+        """Loops over the reduced axes; `body` gets the values of the last variable for `unroll` consecutive iterations."""
+        e, var = self.e, self.form.inner[n]
+        if n < len(self.form.inner) - 1:
+            e.serial(var, e.constant_index(var.extent), [], lambda _: (self._serial(unroll, body, n + 1), [])[1])
             return
-        var = self.form.inner[n]
-        self.e.serial(var, self.e.constant_index(var.extent), [], lambda _: (self._serial(body, n + 1), [])[1])
+        step = Var(f"{var.name}_by{unroll}", var.extent // unroll)
+
+        def iteration(_: list) -> list:
+            body([e.index(Index.of(step) * unroll + u) for u in range(unroll)])
+            return []
+
+        def single(_: list) -> list:
+            body([e.variables[var]])
+            return []
+
+        if unroll == 1:
+            e.serial(var, e.constant_index(var.extent), [], single)
+        else:
+            e.serial(step, e.constant_index(step.extent), [], iteration)
 
     def _reduce_stage(self, stage: list[Scalar]) -> None:
-        e = self.e
+        """Several rows per pass over the block, so that the accumulators are loaded and stored less often."""
+        e, last = self.e, self.form.inner[-1]
         accumulators = [e.scratch(self.block, n.dtype) for n in stage]
+        unroll = next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
 
         def clear() -> None:
             for n, (buffer, kept) in zip(stage, accumulators, strict=True):
                 e.keep(e.neutral(n.data[0], n.dtype), buffer, kept, self.local)
 
-        def step() -> None:
-            values = [e.value(n.args[0]) for n in stage]
-            for n, value, (buffer, kept) in zip(stage, values, accumulators, strict=True):
+        def accumulate(rows: list) -> None:
+            totals: list = [None] * len(stage)
+            for row in rows:
+                e.scopes.append({})
+                e.variables[last] = row
+                for i, n in enumerate(stage):
+                    value = e.value(n.args[0])
+                    totals[i] = value if totals[i] is None else e.combine(n.data[0], totals[i], value)
+                e.scopes.pop()
+            for n, total, (buffer, kept) in zip(stage, totals, accumulators, strict=True):
                 old = e.recall(buffer, kept, n.dtype, self.local)
-                e.keep(e.combine(n.data[0], old, value), buffer, kept, self.local)
+                e.keep(e.combine(n.data[0], old, total), buffer, kept, self.local)
 
         self._lanes(clear)
-        self._serial(lambda: self._lanes(step))
+        self._serial(unroll, lambda rows: self._lanes(lambda: accumulate(rows)))
         for n, (buffer, kept) in zip(stage, accumulators, strict=True):
             e.stored[id(n)] = lambda b=buffer, d=kept, n=n: e.recall(b, d, n.dtype, self.local)

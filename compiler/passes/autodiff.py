@@ -15,6 +15,7 @@ from typing import Any
 
 from mlxir.dialects.mlir import Function, Module, MxBuilder, Op, Tensor
 from mlxir.dialects.mx import Primitive
+from mlxir.dialects.mx.control import StopGradient
 
 
 def _has_rule(record: Primitive, rule: str) -> bool:
@@ -30,8 +31,9 @@ class _Recorder(MxBuilder):
 
     def raw(self, record: Any, operands: Any, attrs: Any, avals: Any) -> list[Tensor]:
         results = super().raw(record, operands, attrs, avals)
+        active = any(t.active for t in operands) and not isinstance(record, StopGradient)
         for result in results:
-            result.active = any(t.active for t in operands)
+            result.active = active
         self.tape.append((record, attrs, list(operands), results, self.at))
         return results
 

@@ -11,8 +11,9 @@ from math import prod
 
 from mlxir.dialects.mlir import Module, Op
 
-FEW_RESULTS = 256
+FEW_RESULTS = 256  # as many rows keep all threads busy
 MANY_ELEMENTS = 1 << 15
+LARGE = 1 << 20  # elements of a reduction over leading axes that is split although it has many results: rows are read whole
 MOST_PIECES = 64
 
 
@@ -42,6 +43,9 @@ def _pieces(op: Op) -> int:
     if list(axes) != list(range(axes[0], axes[0] + len(axes))):
         return 0
     count = prod(x.shape[a] for a in axes)
-    if op.results[0].aval.size > FEW_RESULTS or count < MANY_ELEMENTS:
+    results = op.results[0].aval.size
+    if axes[0] == 0 and axes[-1] < len(x.shape) - 1 and results > FEW_RESULTS and count * results >= LARGE:
+        return next((n for n in (16, 8, 12, 10, 4) if count % n == 0 and count >= 8 * n), 0)
+    if results > FEW_RESULTS or count < MANY_ELEMENTS:
         return 0
     return next((n for n in range(MOST_PIECES, 3, -1) if count % n == 0), 0)

@@ -116,6 +116,24 @@ declare void @GOMP_parallel(ptr, ptr, i32, i32)
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
 
+; LLVM may fold double -> float -> half to one libcall, which lives in compiler-rt: bring our own.
+define weak half @__truncdfhf2(double %d) {
+  %slot = alloca float
+  %f = fptrunc double %d to float
+  store volatile float %f, ptr %slot
+  %g = load volatile float, ptr %slot
+  %h = fptrunc float %g to half
+  ret half %h
+}
+define weak bfloat @__truncdfbf2(double %d) {
+  %slot = alloca float
+  %f = fptrunc double %d to float
+  store volatile float %f, ptr %slot
+  %g = load volatile float, ptr %slot
+  %h = fptrunc float %g to bfloat
+  ret bfloat %h
+}
+
 ; One thread's share of a step: iterations [t * chunk, (t + 1) * chunk), chunks rounded up to `align`.
 define internal void @mlxir.share(ptr %mlxir.task) {
   %fn = load ptr, ptr %mlxir.task
@@ -213,7 +231,8 @@ def _optimise(text: str) -> tuple[Any, Any]:
     )
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = True
+    # Interleaving is the vectoriser's; further unrolling and SLP cost compile time and gain nothing on these loops.
+    options.loop_vectorization, options.slp_vectorization, options.loop_unrolling = True, False, False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     return module, machine

@@ -55,8 +55,8 @@ for _name in ("add", "sub", "mul", "truediv", "and", "or", "xor", "lshift", "rsh
 class NumpyScalars:
     """The builder that computes at once, on arrays.
 
-    fma is emulated: float32 in float64 (rounded twice, which is rarely off by one float32 ulp), float64 by an error-free
-    product and sum.
+    fma is emulated: float32 in float64 (rounded twice, which is rarely off by one float32 ulp), float64 by an
+    error-free product and sum.
     """
 
     def _unary(self, function, x):
@@ -104,8 +104,9 @@ class NumpyScalars:
         product_error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
         total = product + c
         rest = total - product
-        exact = total + (((product - (total - rest)) + (c - rest)) + product_error)
-        return Scalar(self, np.where(np.isfinite(exact), exact, total), "float64")
+        error = ((product - (total - rest)) + (c - rest)) + product_error
+        # without an error the sum stands as it is: adding 0.0 would lose the sign of a negative zero
+        return Scalar(self, np.where(np.isfinite(error) & (error != 0), total + error, total), "float64")
 
     @staticmethod
     def _halves(a):
@@ -293,7 +294,7 @@ ACCURACY = {
     "arccosh": (np.arccosh, 2.3, (1, 4)),
     "arctanh": (np.arctanh, 2.3, (-1, 1)),
     "erf": (special.erf, 2.5, (-4, 4)),
-    "erfinv": (special.erfinv, 3.0, (-1, 1)),
+    "erfinv": (special.erfinv, 3.1, (-1, 1)),
     "sin": (np.sin, 1.8, (-100, 100)),
     "cos": (np.cos, 1.8, (-100, 100)),
     "tan": (np.tan, 2.7, (-100, 100)),
@@ -305,14 +306,15 @@ BINARY_ACCURACY = {"arctan2": (np.arctan2, 1.8), "pow": (np.power, 1.5)}
 
 
 def ulp_error(actual, exact):
-    """|actual - exact| in ulp of exact (float64); infinite where either is NaN or infinite and the other not the same."""
-    actual = actual.astype(np.float64)
-    rounded = exact.astype(np.float32).astype(np.float64)
-    same = (actual == rounded) | (np.isnan(actual) & np.isnan(rounded))
-    _, exponent = np.frexp(np.where(np.isfinite(exact), exact, 1.0))
-    unit = np.ldexp(1.0, np.maximum(exponent - 24, -149))
-    finite = np.isfinite(actual) & np.isfinite(rounded)
-    return np.where(finite, np.abs(actual - exact) / unit, np.where(same, 0.0, np.inf))
+    """|actual - exact| in ulp of exact (float64); infinite where one is NaN or infinite and the other is not equal."""
+    with np.errstate(all="ignore"):
+        actual = actual.astype(np.float64)
+        rounded = exact.astype(np.float32).astype(np.float64)
+        same = (actual == rounded) | (np.isnan(actual) & np.isnan(rounded))
+        _, exponent = np.frexp(np.where(np.isfinite(exact), exact, 1.0))
+        unit = np.ldexp(1.0, np.maximum(exponent - 24, -149))
+        finite = np.isfinite(actual) & np.isfinite(rounded)
+        return np.where(finite, np.abs(actual - exact) / unit, np.where(same, 0.0, np.inf))
 
 
 def assert_accurate(name, reference, bound, *args):
@@ -320,7 +322,7 @@ def assert_accurate(name, reference, bound, *args):
     actual = numpy_evaluate(name, *args)
     with np.errstate(all="ignore"):
         exact = reference(*[a.astype(np.float64) for a in args])
-        error = ulp_error(actual, exact)
+    error = ulp_error(actual, exact)
     worst = int(error.argmax())
     at = ", ".join(f"{a[worst]!r}" for a in args)
     assert error[worst] <= bound, f"{name}({at}) = {actual[worst]!r}, exactly {exact[worst]!r}: {error[worst]:.2f} ulp"
@@ -409,17 +411,22 @@ SPECIAL_VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", SPECIAL_VALUES)
-def test_special_values(name):
-    x, expected = np.float32([*SPECIAL_VALUES[name], (NAN, NAN)]).T
-    actual = numpy_evaluate(name, x)
+def assert_identical(actual, expected, *args):
+    """Equal as float32, zeros with their signs, NaN to NaN."""
     same = (actual == expected) & (np.signbit(actual) == np.signbit(expected))
     wrong = ~np.where(np.isnan(expected), np.isnan(actual), same)
-    assert not wrong.any(), list(zip(x[wrong], actual[wrong], expected[wrong], strict=True))
+    assert not wrong.any(), [values.tolist() for values in (*(a[wrong] for a in args), actual[wrong], expected[wrong])]
+
+
+@pytest.mark.parametrize("name", SPECIAL_VALUES)
+def test_special_values(name, compiled):
+    x, expected = np.float32([*SPECIAL_VALUES[name], (NAN, NAN)]).T
+    assert_identical(numpy_evaluate(name, x), expected, x)
+    assert_identical(compiled(name, x), expected, x)
 
 
 @pytest.mark.parametrize("name", ["arctan2", "pow"])
-def test_special_pairs_follow_c99(name):
+def test_special_pairs_follow_c99(name, compiled):
     near_one, even = (1.0 - 2.0**-24, 1.0, 1.0 + 2.0**-23), 2.0**24
     positive = [0.0, TINY, 1e-30, 0.5, *near_one, 2.0, 2.5, 3.0, even - 1, even, 3e38, INF]
     values = np.float32([*positive, *(-v for v in positive), NAN])
@@ -428,8 +435,10 @@ def test_special_pairs_follow_c99(name):
     assert_accurate(name, reference, bound, a, b)
     with np.errstate(all="ignore"):
         exact = reference(a.astype(np.float64), b.astype(np.float64)).astype(np.float32)
-    actual, zero = numpy_evaluate(name, a, b), exact == 0
-    np.testing.assert_array_equal(np.signbit(actual[zero]), np.signbit(exact[zero]))
+    special_result = (exact == 0) | ~np.isfinite(exact)
+    a, b, exact = a[special_result], b[special_result], exact[special_result]
+    assert_identical(numpy_evaluate(name, a, b), exact, a, b)
+    assert_identical(compiled(name, a, b), exact, a, b)
 
 
 def test_powers_of_two_are_exact():
@@ -457,7 +466,8 @@ def test_compiled_code_agrees(name, compiled):
     x = np.concatenate([bit_patterns(rng, 100_000), uniform, neighbours(SPECIAL_POINTS, 4)])
     args = [x, rng.permutation(x)][: FUNCTIONS[name]]
     expected = numpy_evaluate(name, *args)
-    error = ulp_error(compiled(name, *args), expected.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        error = ulp_error(compiled(name, *args), expected.astype(np.float64))
     assert error.max() <= 1.0, [a[error.argmax()] for a in args]
 
 
