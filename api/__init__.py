@@ -1,16 +1,18 @@
-"""mlxir: MLX's array API on a tracing JIT compiler."""
+"""mlxir: MLX's array API on a tracing JIT compiler. What is public stands in the `__all__` of each module."""
+
+# ruff: noqa: F401, F403 -- this file re-exports and does nothing else
 
 from . import cuda, distributed, fast, linalg, metal, random
-from .compilation import *  # noqa: F403
-from .constants import *  # noqa: F403
-from .devices import *  # noqa: F403
-from .dtype_info import *  # noqa: F403
+from .compilation import *
+from .constants import *
+from .devices import *
+from .dtype_info import *
 from .interop import ArrayLike
-from .memory import *  # noqa: F403
-from .methods import *  # noqa: F403
-from .ndarray import *  # noqa: F403
-from .ops import *  # noqa: F403
-from .printing import *  # noqa: F403
+from .memory import *
+from .methods import *
+from .ndarray import *
+from .ops import *
+from .printing import *
 from .runtime.dtypes import (
     Dtype,
     DtypeCategory,
@@ -29,11 +31,16 @@ from .runtime.dtypes import (
     uint32,
     uint64,
 )
-from .transforms import *  # noqa: F403
+from .transforms import *
 
 __version__ = "0.1.0"
 
 # The abstract categories under their MLX names.
-generic, number, integer, inexact = DtypeCategory.generic, DtypeCategory.number, DtypeCategory.integer, DtypeCategory.inexact
+generic, number, integer, inexact = (
+    DtypeCategory.generic,
+    DtypeCategory.number,
+    DtypeCategory.integer,
+    DtypeCategory.inexact,
+)
 signedinteger, unsignedinteger = DtypeCategory.signedinteger, DtypeCategory.unsignedinteger
 floating, complexfloating = DtypeCategory.floating, DtypeCategory.complexfloating

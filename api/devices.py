@@ -12,7 +12,8 @@ from typing import Any
 __all__ = [
     "Device", "DeviceType", "Stream", "StreamContext", "StreamOrDevice", "ThreadLocalStream", "clear_streams", "cpu",
     "default_device", "default_stream", "device_count", "device_info", "gpu", "is_available", "new_stream",
-    "new_thread_local_stream", "new_thread_unsafe_stream", "set_default_device", "set_default_stream", "stream", "synchronize",
+    "new_thread_local_stream", "new_thread_unsafe_stream", "set_default_device", "set_default_stream", "stream",
+    "synchronize",
 ]  # fmt: skip
 
 

@@ -18,7 +18,18 @@ from .ops.indexing import take_along_axis
 from .ops.reduce import logsumexp, mean_value
 from .ops.shape import text
 from .values import (
-    arange, binary, broadcast_shape, broadcast_to, cast, concatenate, full, record, reshape, slice_axis, transpose, unary,
+    arange,
+    binary,
+    broadcast_shape,
+    broadcast_to,
+    cast,
+    concatenate,
+    full,
+    record,
+    reshape,
+    slice_axis,
+    transpose,
+    unary,
 )  # fmt: skip
 
 __all__ = ["cross_entropy", "layer_norm", "rms_norm", "rope", "scaled_dot_product_attention"]
@@ -87,9 +98,13 @@ def cross_entropy(logits: array, targets: array, *, stream: StreamOrDevice = Non
     x = check_array("cross_entropy", logits)
     t = check_array("cross_entropy", targets)
     if not x.ndim or t.shape != x.shape[:-1]:
-        raise failure(ValueError, f"[cross_entropy] targets of shape {text(t.shape)} do not fit logits of shape {text(x.shape)}.")
+        raise failure(
+            ValueError, f"[cross_entropy] targets of shape {text(t.shape)} do not fit logits of shape {text(x.shape)}."
+        )
     if not x.dtype.is_float or not t.dtype.is_integer:
-        raise failure(ValueError, f"[cross_entropy] logits must be floating and targets integer, got {x.dtype}, {t.dtype}.")
+        raise failure(
+            ValueError, f"[cross_entropy] logits must be floating and targets integer, got {x.dtype}, {t.dtype}."
+        )
     score = take_along_axis(x, wrap(reshape(t._value, (*t.shape, 1))), -1)
     loss = logsumexp(x, -1)._value
     return wrap(cast(binary(prim.subtract, loss, reshape(score._value, t.shape)), float32))
@@ -113,7 +128,9 @@ def rope(
     """
     x = check_array("rope", a)._value
     if len(x.shape) < 3:
-        raise failure(ValueError, f"[rope] Input must have at least 3 dimensions but got input with {len(x.shape)} dimensions.")
+        raise failure(
+            ValueError, f"[rope] Input must have at least 3 dimensions but got input with {len(x.shape)} dimensions."
+        )
     if not x.dtype.is_float:
         raise failure(ValueError, f"[rope] Input must be a floating type but got {x.dtype.name}.")
     if (base is None) == (freqs is None):
@@ -149,7 +166,8 @@ def _rotation(
         start = cast(offset._value, float32)
         if len(start.shape) > 1 or (start.shape and start.shape[0] not in (1, x.shape[0])):
             raise failure(
-                ValueError, f"[rope] offset must be a scalar or vector with {x.shape[0]} elements but has shape {text(start.shape)}."
+                ValueError,
+                f"[rope] offset must be a scalar or vector with {x.shape[0]} elements but has shape {text(start.shape)}.",
             )
         start = reshape(start, start.shape + (1,) * (rank - 1)) if start.shape else start
     else:
@@ -198,7 +216,9 @@ def scaled_dot_product_attention(
     if sinks is not None:
         extra = check_array("scaled_dot_product_attention", sinks)._value
         if extra.shape != (heads,):
-            raise failure(ValueError, f"[scaled_dot_product_attention] sinks must have shape ({heads}), got {text(extra.shape)}.")
+            raise failure(
+                ValueError, f"[scaled_dot_product_attention] sinks must have shape ({heads}), got {text(extra.shape)}."
+            )
         column = broadcast_to(reshape(cast(extra, scores.dtype), (groups, repeats, 1, 1)), (*scores.shape[:-1], 1))
         scores = concatenate([column, scores], 4)
     wide = cast(scores, float32 if dtype.size < 4 else dtype)
@@ -216,13 +236,16 @@ def _check_attention(q: Value, k: Value, v: Value) -> tuple[Dtype, int, int]:
         if len(x.shape) != 4:
             raise failure(ValueError, f"{tag} input with shape {text(x.shape)} expected to be rank 4")
     if not q.shape[0] == k.shape[0] == v.shape[0]:
-        raise failure(ValueError, f"{tag} mismatching batch dimension for input: {q.shape[0]}, {k.shape[0]}, {v.shape[0]}")
+        raise failure(
+            ValueError, f"{tag} mismatching batch dimension for input: {q.shape[0]}, {k.shape[0]}, {v.shape[0]}"
+        )
     if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise failure(ValueError, f"{tag} shapes {text(q.shape)}, {text(k.shape)} and {text(v.shape)} do not fit")
     heads, groups = q.shape[1], k.shape[1]
     if groups != v.shape[1] or not groups or heads % groups:
         raise failure(
-            ValueError, f"{tag} n_heads must be a multiple of n_kv_heads, found n_heads {heads} for n_kv_heads {groups}."
+            ValueError,
+            f"{tag} n_heads must be a multiple of n_kv_heads, found n_heads {heads} for n_kv_heads {groups}.",
         )
     dtype = promote(promote(q.dtype, k.dtype), v.dtype)
     if not dtype.is_float:
@@ -235,7 +258,9 @@ def _masked_scores(scores: Value, mask: str | array, shape: tuple[int, ...]) -> 
     steps, length = shape[2:]
     if isinstance(mask, str):
         if mask != "causal":
-            raise failure(ValueError, f"[scaled_dot_product_attention] Invalid mask type {mask}: it must be 'causal' or an array.")
+            raise failure(
+                ValueError, f"[scaled_dot_product_attention] Invalid mask type {mask}: it must be 'causal' or an array."
+            )
         row = reshape(arange(length - steps, 1, steps, int32), (steps, 1))
         allowed = binary(prim.greater_equal, row, arange(0, 1, length, int32), bool_)
     else:

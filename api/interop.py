@@ -49,7 +49,9 @@ def to_value(x: Any, partner: Dtype | None = None, copy: bool = True) -> Value:
     if isinstance(x, np.generic) and partner is not None:
         return values.scalar(x.item() if x.dtype != dtypes.bfloat16.numpy else float(x), partner)
     if isinstance(x, (list, tuple)) or not holds_data(x):
-        raise _error(ValueError, f"[convert] Invalid type {type(x).__name__}: expected an array, a number or array data")
+        raise _error(
+            ValueError, f"[convert] Invalid type {type(x).__name__}: expected an array, a number or array data"
+        )
     return from_data(x, partner, copy)
 
 
@@ -122,8 +124,7 @@ def from_sequence(items: Any, dtype: Dtype | None = None) -> Value:
         return _stacked(items, dtype)
     shape = _shape(items)
     if any(isinstance(leaf, (np.ndarray, np.generic)) for leaf in leaves):
-        parts = [np.asarray(leaf) for leaf in leaves]
-        flat = np.stack([converted(p, None) if p.dtype.kind != "O" else p for p in parts]) if parts else np.empty(0)
+        flat = np.concatenate([converted(np.asarray(leaf), None).ravel() for leaf in leaves])
         return constant(converted(flat.reshape(shape), dtype))
     if dtype is None:
         dtype = _leaf_dtype(leaves)
@@ -183,13 +184,11 @@ def _stacked(items: Any, dtype: Dtype | None) -> Value:
     """A nested sequence with arrays among its leaves, joined by recorded operations."""
     shape = _shape(items)
     parts: list[Value] = []
-    numbers: list[Any] = []
     for leaf in _leaves(items):
         value = getattr(leaf, "_value", None)
         if value is None:
-            numbers.append(leaf)
             value = values.scalar(leaf) if isinstance(leaf, (bool, int, float, complex)) else from_data(leaf)
-        parts.append(values.reshape(value, (1, *value.shape)))
+        parts.append(values.reshape(value, (values.size_of(value.shape),)))
     joined = values.concatenate(values.promoted(*parts), 0)
     return values.reshape(joined if dtype is None else values.cast(joined, dtype), shape)
 
@@ -199,9 +198,11 @@ def from_dlpack(x: Any, copy: bool | None) -> Value:
     if not hasattr(x, "__dlpack__"):
         raise _error(TypeError, f"[from_dlpack] {type(x).__name__} is no DLPack producer")
     data = np.from_dlpack(x)
-    if copy is False and not (data.flags.c_contiguous and data.flags.aligned):
-        raise _error(ValueError, "[from_dlpack] Cannot import an array that is not row-contiguous without a copy.")
-    return constant(converted(data, dtypes.from_numpy(data.dtype), bool(copy)))
+    if copy is False and (data.dtype in _NARROWED or not (data.flags.c_contiguous and data.flags.aligned)):
+        raise _error(
+            ValueError, "[from_dlpack] Cannot import an array that is not row-contiguous or is float64 without a copy."
+        )
+    return constant(converted(data, None, bool(copy)))
 
 
 def read_only(data: np.ndarray) -> np.ndarray:

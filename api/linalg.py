@@ -36,7 +36,9 @@ def norm(
             flat = wrap(x)
             return _two(flat, tuple(range(flat.ndim)), keepdims)
         if len(x.shape) not in (1, 2):
-            raise failure(ValueError, f"[linalg.norm] Inputs must be 1-D or 2-D when ord is given, got {len(x.shape)}-D.")
+            raise failure(
+                ValueError, f"[linalg.norm] Inputs must be 1-D or 2-D when ord is given, got {len(x.shape)}-D."
+            )
         axes = tuple(range(len(x.shape)))
     else:
         axes = tuple([axis_of("linalg.norm", i, len(x.shape)) for i in ([axis] if isinstance(axis, int) else axis)])
@@ -89,7 +91,10 @@ def _matrix(x: array, ord: int | float | str, axes: tuple[int, ...], keepdims: b
         out = extremum(sums, outer, True)
         return out if keepdims else shape.squeeze(out, axes)
     if ord in ("nuc", 2, -2):
-        raise failure(NotImplementedError, f"[linalg.norm] ord {ord!r} needs singular values, which mlxir.linalg does not have yet.")
+        raise failure(
+            NotImplementedError,
+            f"[linalg.norm] ord {ord!r} needs singular values, which mlxir.linalg does not have yet.",
+        )
     raise failure(ValueError, f"[linalg.norm] Invalid ord {ord!r} for matrix norm.")
 
 

@@ -11,8 +11,8 @@ from mlxir.runtime.knobs import knobs
 from .ndarray import array
 
 __all__ = [
-    "clear_cache", "get_active_memory", "get_array_buffer_size", "get_cache_memory", "get_memory_limit", "get_peak_memory",
-    "reset_peak_memory", "set_cache_limit", "set_memory_limit", "set_wired_limit",
+    "clear_cache", "get_active_memory", "get_array_buffer_size", "get_cache_memory", "get_memory_limit",
+    "get_peak_memory", "reset_peak_memory", "set_cache_limit", "set_memory_limit", "set_wired_limit",
 ]  # fmt: skip
 
 

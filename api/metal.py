@@ -15,8 +15,8 @@ from .memory import (
 )
 
 __all__ = [
-    "clear_cache", "device_info", "get_active_memory", "get_cache_memory", "get_peak_memory", "is_available", "reset_peak_memory",
-    "set_cache_limit", "set_memory_limit", "set_wired_limit",
+    "clear_cache", "device_info", "get_active_memory", "get_cache_memory", "get_peak_memory", "is_available",
+    "reset_peak_memory", "set_cache_limit", "set_memory_limit", "set_wired_limit",
 ]  # fmt: skip
 
 

@@ -52,12 +52,10 @@ def _transpose(self: array, *axes: Any, stream: StreamOrDevice = None) -> array:
 
 
 def _matmul(self: array, other: Any) -> array:
-    return contract.matmul(self, other) if isinstance(other, array) else NotImplemented
+    return contract.matmul(self, other)
 
 
 def _imatmul(self: array, other: Any) -> array:
-    if not isinstance(other, array):
-        return NotImplemented
     self._value = contract.matmul(self, other)._value
     return self
 

@@ -16,10 +16,9 @@ import numpy as np
 from mlxir.compiler.evaluate import evaluate
 from mlxir.compiler.graph import Node, Value, with_place
 from mlxir.dialects.mx import RECORDS, Aval, Primitive
-from mlxir.dialects.mx.record import broadcast_shapes
 from mlxir.runtime import dtypes
-from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote
-from mlxir.runtime.errors import ShapeError, user_frame
+from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote, uint8
+from mlxir.runtime.errors import user_frame
 
 from . import interop, values
 from .printing import to_string
@@ -32,6 +31,7 @@ _FULL, _NEGATIVE, _INVERT = RECORDS["full"], RECORDS["negative"], RECORDS["bitwi
 _NO_ATTRS: dict[str, Any] = {}
 _INEXACT = frozenset([d for d in dtypes.ALL if d.is_inexact])
 _FLOATS = frozenset([d for d in dtypes.ALL if d.is_float])
+_FLOATING = tuple([(d, float32) for d in dtypes.ALL if not d.is_inexact])
 
 
 def _cannot(word: str, other: Any) -> Exception:
@@ -55,9 +55,13 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
     return Value((), dtype, Node(_FULL, attrs, (), (_new_tuple(Aval, ((), dtype)),), None))
 
 
-def _binary(name: str, word: str, result: Dtype | None = None, inexact: bool = False, reflected: bool = False) -> Any:
-    """The special method of an elementwise primitive: promotion, broadcasting and recording on one short path."""
+def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool = False, instead: Any = ()) -> Any:
+    """The special method of an elementwise primitive: promotion, broadcasting and recording on one short path.
+
+    `instead` says which dtypes are replaced by which, as pairs, where the primitive does not work in the common dtype.
+    """
     primitive: Primitive = RECORDS[name]
+    replaced = dict(instead)
 
     def operator(self: array, other: Any) -> array:
         a = self._value
@@ -66,15 +70,12 @@ def _binary(name: str, word: str, result: Dtype | None = None, inexact: bool = F
         if b.dtype is not dtype:
             dtype = promote(dtype, b.dtype)
             a, b = values.cast(a, dtype), values.cast(b, dtype)
-        if inexact and dtype not in _INEXACT:
-            dtype = float32
+        if dtype in replaced:
+            dtype = replaced[dtype]
             a, b = values.cast(a, dtype), values.cast(b, dtype)
         shape = a.shape
         if shape != b.shape and b.shape:
-            try:
-                shape = broadcast_shapes(name, shape, b.shape)
-            except ShapeError as error:
-                raise with_place(error, user_frame(2)) from None
+            shape = values.broadcast_shape(name, shape, b.shape)
         if result is not None:
             dtype = result
         operands = (b, a) if reflected else (a, b)
@@ -116,11 +117,15 @@ def _comparison(name: str, word: str, unlike: bool | None = None) -> Any:
     return equality
 
 
-def _bits(name: str, word: str) -> Any:
-    apply = _binary(name, word)
+def _bits(name: str, word: str, shift: bool = False) -> Any:
+    apply = _binary(name, word, instead=[(bool_, uint8)] if shift else ())
 
     def operator(self: array, other: Any) -> array:
-        if self._value.dtype in _INEXACT or isinstance(other, (float, complex)) or getattr(other, "dtype", None) in _INEXACT:
+        if (
+            self._value.dtype in _INEXACT
+            or isinstance(other, (float, complex))
+            or getattr(other, "dtype", None) in _INEXACT
+        ):
             raise _error(ValueError, f"[{name}] Floating point types not allowed with {word}.")
         return apply(self, other)
 
@@ -284,8 +289,8 @@ class array:
     __mul__ = _binary("multiply", "multiplication")
     __rmul__ = _binary("multiply", "multiplication", reflected=True)
     __imul__ = _in_place(__mul__)
-    __truediv__ = __div__ = _binary("divide", "division", inexact=True)
-    __rtruediv__ = __rdiv__ = _binary("divide", "division", inexact=True, reflected=True)
+    __truediv__ = __div__ = _binary("divide", "division", instead=_FLOATING)
+    __rtruediv__ = __rdiv__ = _binary("divide", "division", reflected=True, instead=_FLOATING)
     __itruediv__ = _in_place(__truediv__, float_only=True)
     __floordiv__ = _binary("floor_divide", "floor division")
     __rfloordiv__ = _binary("floor_divide", "floor division", reflected=True)
@@ -308,9 +313,9 @@ class array:
     __ior__ = _in_place(__or__)
     __xor__ = _bits("bitwise_xor", "bitwise xor")
     __ixor__ = _in_place(__xor__)
-    __lshift__ = _bits("left_shift", "left shift")
+    __lshift__ = _bits("left_shift", "left shift", shift=True)
     __ilshift__ = _in_place(__lshift__)
-    __rshift__ = _bits("right_shift", "right shift")
+    __rshift__ = _bits("right_shift", "right shift", shift=True)
     __irshift__ = _in_place(__rshift__)
 
     def __neg__(self) -> array:

@@ -14,7 +14,7 @@ _EDGE = 3  # elements shown at either end of a shortened axis
 
 
 class PrintOptions:
-    """`precision`: digits behind the point of floating-point numbers; negative means the shortest of 6 significant ones."""
+    """`precision`: digits behind the point of floating-point numbers; -1 means 6 significant ones, without trailing zeros."""
 
     def __init__(self, precision: int = -1):
         if not isinstance(precision, int):
@@ -59,12 +59,12 @@ def _real(x: float) -> str:
     """As C++ streams print a number: `%g` by default, `-nan` as nan."""
     if math.isnan(x):
         return "nan"
-    return f"{x:g}" if _current.precision < 0 else f"{x:.{_current.precision}f}"
+    digits = _current.precision
+    return f"{x:g}" if digits == -1 else f"{x:.{digits if digits >= 0 else 6}f}"
 
 
 def _complex(x: complex) -> str:
-    imaginary = _real(x.imag)
-    return f"{_real(x.real)}{'' if imaginary.startswith('-') else '+'}{imaginary}j"
+    return f"{_real(x.real)}{'' if x.imag < 0 else '+'}{_real(x.imag)}j"
 
 
 def _formatter(kind: str) -> Callable[[Any], str]:

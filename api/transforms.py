@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from mlxir.compiler.activity import check_differentiable
 from mlxir.compiler.evaluate import ValueTracing, evaluate
 from mlxir.compiler.graph import (
     Trace,
@@ -301,6 +302,7 @@ def _gradient_call(
             traced = {id(x): x for x in leaves(aux) if isinstance(x, array) and _made_inside(x._value, since)}
             outputs = [loss._value, *[x._value for x in traced.values()]]
             program, captured = close(tracers, outputs, since, name)
+            check_differentiable(program, range(count), (0,), "vjp")
             avals = [*program.avals, *[p.aval for p in primals]]
             one = values.full(1, (), loss.dtype)
             attrs = {"callee": program, "wrt": tuple(range(count)), "seeded": (0,)}
@@ -376,6 +378,7 @@ def vjp(fun: Callable, primals: Sequence[array], cotangents: Sequence[array]) ->
         outputs = _output_list("vjp", fun, fun(*map(wrap, tracers)))
         seeded = [i for i, v in enumerate(outputs) if v.node is None or v.node.primitive is not _STOP_GRADIENT]
         program, captured = close(tracers, outputs, since, describe(fun)[0])
+        check_differentiable(program, range(len(given)), seeded, "vjp")
     if len(seeded) != len(cts):
         raise ValueError(
             f"[vjp] Number of outputs to compute gradients for ({len(seeded)}) does not match number of cotangents ({len(cts)})."
@@ -409,6 +412,7 @@ def jvp(fun: Callable, primals: Sequence[array], tangents: Sequence[array]) -> t
     with ValueTracing():
         outputs = _output_list("jvp", fun, fun(*map(wrap, tracers)))
         program, captured = close(tracers, outputs, since, describe(fun)[0])
+        check_differentiable(program, range(len(given)), range(len(outputs)), "jvp")
     directions = [values.cast(t, p.dtype) for p, t in zip(given, directions, strict=True)]
     attrs = {"callee": program, "wrt": tuple(range(len(given)))}
     found = [wrap(v) for v in apply_transform(_JVP, [*given, *captured, *directions], attrs, program.avals * 2)]

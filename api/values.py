@@ -5,6 +5,7 @@ The functions here trust their caller: dtypes are equal and shapes fit, unless t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,9 @@ def scalar(value: Any, partner: Dtype | None = None) -> Value:
         bits = 8 * dtype.size
         low, high = (0, (1 << bits) - 1) if kind == "u" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         if not low <= value <= high:
-            raise with_place(ValueError(f"[convert] Converting {value} to {dtype.name} would result in overflow."), user_frame(2))
+            raise with_place(
+                ValueError(f"[convert] Converting {value} to {dtype.name} would result in overflow."), user_frame(2)
+            )
     return full(value, (), dtype)
 
 
@@ -61,10 +64,13 @@ def cast(x: Value, dtype: Dtype) -> Value:
     return x if x.dtype is dtype else record(_ASTYPE, (x,), {"dtype": dtype}, x.shape, dtype)
 
 
+_cached_broadcast = functools.lru_cache(maxsize=4096)(broadcast_shapes)
+
+
 def broadcast_shape(name: str, *shapes: Shape) -> Shape:
     """NumPy's rule. Raises ShapeError with the user's line."""
     try:
-        return broadcast_shapes(name, *shapes)
+        return _cached_broadcast(name, *shapes)
     except ShapeError as error:
         raise with_place(error, user_frame(2)) from None
 
@@ -153,17 +159,19 @@ def axis_of(name: str, axis: int, ndim: int) -> int:
 
 def axes_of(name: str, axis: int | Sequence[int] | None, ndim: int) -> Shape:
     """The axes that an `axis=` argument names, sorted; None means all. Raises where one is out of range or named twice."""
+    if type(axis) is int:
+        return (axis_of(name, axis, ndim),)
     if axis is None:
         return tuple(range(ndim))
-    if isinstance(axis, int):
-        return (axis_of(name, axis, ndim),)
     axes = sorted([axis_of(name, int(a), ndim) for a in axis])
     if len(set(axes)) != len(axes):
-        raise with_place(ValueError(f"[{name}] Duplicate axes {list(axis)} for array with {ndim} dimensions."), user_frame(2))
+        raise with_place(
+            ValueError(f"[{name}] Duplicate axes {list(axis)} for array with {ndim} dimensions."), user_frame(2)
+        )
     return tuple(axes)
 
 
 __all__ = [
-    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "concatenate", "emit", "full", "promoted", "record",
-    "reshape", "scalar", "size_of", "slice_axis", "static_slice", "transpose", "unary",
+    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "concatenate", "emit", "full",
+    "promoted", "record", "reshape", "scalar", "size_of", "slice_axis", "static_slice", "transpose", "unary",
 ]  # fmt: skip

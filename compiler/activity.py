@@ -28,7 +28,7 @@ def _has_rule(record: Primitive, rule: str) -> bool:
 
 
 _SUSPECT = {
-    rule: {r.name for r in RECORDS.values() if not _has_rule(r, rule) or (rule == "vjp" and _index_operands(r, 9))}
+    rule: {r.name for r in RECORDS.values() if not _has_rule(r, rule) or _index_operands(r, 9)}
     for rule in ("jvp", "vjp")
 }
 """Primitives that an analysis has to look at; most programs hold none."""
@@ -53,12 +53,12 @@ def _active_results(i: Instruction, active: set[int]) -> list[int]:
 
 
 def check_differentiable(program: Program, parameters: Iterable[int], seeded: Iterable[int], rule: str) -> None:
-    """Raise what the autodiff pass would raise for this program, with the user's line.
+    """Raise what the autodiff pass would raise for the gradient of these outputs, with the user's line.
 
     Raises RuleNotImplementedError where an active primitive has no such rule, ValueError where indices computed from a
     differentiated parameter reach a seeded output.
     """
-    if not any(i.record.name in _SUSPECT[rule] for i in program.instructions):
+    if not any(i.record.kind == "transform" or i.record.name in _SUSPECT[rule] for i in program.instructions):
         return
     active = active_slots(program, parameters)
     needed = {program.outputs[j] for j in seeded}
@@ -66,12 +66,19 @@ def check_differentiable(program: Program, parameters: Iterable[int], seeded: It
         if needed.isdisjoint(i.results) or active.isdisjoint(i.results):
             continue
         needed.update(i.operands)
+        if i.record.name in ("vjp", "jvp", "vmap"):
+            callee: Program = i.attrs["callee"]
+            inner = [n for n in range(len(callee.parameters)) if i.operands[n] in active]
+            # A gradient that is needed needs the outputs it was seeded from.
+            whole = not needed.isdisjoint(i.results[len(callee.outputs) :])
+            outputs = [n for n, r in enumerate(i.results[: len(callee.outputs)]) if whole or r in needed]
+            check_differentiable(callee, inner, outputs, rule)
         if i.record.name not in _SUSPECT[rule]:
             continue
         if not _has_rule(i.record, rule):
-            raise RuleNotImplementedError(f"[{i.record.name}::{rule}] Not implemented for {i.record.name}{at(i.where)}")
+            raise RuleNotImplementedError(f"[Primitive::{rule}] Not implemented for {i.record.name}{at(i.where)}")
         if any(i.operands[n] in active for n in _index_operands(i.record, len(i.operands))):
             raise ValueError(
-                f"[{i.record.name}] Cannot calculate VJP with respect to indices{at(i.where)}. Use stop_gradient on indices"
-                " to stop gradients from being computed."
+                f"[{i.record.name}] Cannot calculate {rule.upper()} with respect to indices{at(i.where)}. Use stop_gradient on"
+                " indices to stop gradients from being computed."
             )

@@ -64,7 +64,6 @@ def lowered(program: Program, observe: Observer) -> Loops:
     fused.module.verify()
     observe("fused", fused.module.text)
     loops = _lower(fused)
-    loops.module.operation.verify()
     observe("loops", lambda: str(loops.module))
     return loops
 

@@ -6,6 +6,8 @@ module costs about 0.2 s, so only a cache miss does.
 
 from __future__ import annotations
 
+import functools
+import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ except ImportError:
 
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.knobs import knobs
 
 from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
 
@@ -50,6 +53,9 @@ def _define_operations() -> None:
 
 
 _define_operations()
+# For every operation met, the bindings look for a Python module of its dialect, and search the disk again each time there is none.
+_HOME = ir.__name__.rpartition(".")[0] or "mlir"
+sys.modules.setdefault(f"{_HOME.split('.')[0]}.dialects.mx", types.ModuleType("mx"))
 context = ir.Context()
 with context:
     Mx.load()
@@ -78,10 +84,16 @@ def tensor_type(aval: Aval) -> ir.Type:
     return found
 
 
+_avals: dict[ir.Type, Aval] = {}
+
+
 def aval_of(type_: ir.Type) -> Aval:
     """The aval of a tensor type."""
-    tensor = ir.RankedTensorType(type_)
-    return Aval(tuple(tensor.shape), _BY_ELEMENT[str(tensor.element_type)])
+    found = _avals.get(type_)
+    if found is None:
+        tensor = ir.RankedTensorType(type_)
+        found = _avals[type_] = Aval(tuple(tensor.shape), _BY_ELEMENT[str(tensor.element_type)])
+    return found
 
 
 _locations: dict[tuple[str, int], ir.Location] = {}
@@ -221,10 +233,16 @@ class Function:
 
     def __init__(self, operation: ir.Operation):
         self.operation = operation
-        self.block = operation.regions[0].blocks[0]
-        self.arguments = [Tensor(a, aval_of(a.type), None) for a in self.block.arguments]
 
-    @property
+    @functools.cached_property
+    def block(self) -> ir.Block:
+        return self.operation.regions[0].blocks[0]
+
+    @functools.cached_property
+    def arguments(self) -> list[Tensor]:
+        return [Tensor(a, aval_of(a.type), None) for a in self.block.arguments]
+
+    @functools.cached_property
     def name(self) -> str:
         return ir.StringAttr(self.operation.attributes["sym_name"]).value
 
@@ -331,8 +349,9 @@ class Module:
         return Function(operation)
 
     def verify(self) -> None:
-        """Raises ir.MLIRError for invalid IR."""
-        self.module.operation.verify()
+        """Raises ir.MLIRError for invalid IR; does nothing unless `knobs.verify` asks for it."""
+        if knobs.verify:
+            self.module.operation.verify()
 
     def text(self, locations: bool = False) -> str:
         return self.module.operation.get_asm(enable_debug_info=locations)
@@ -343,9 +362,14 @@ class Module:
 
 
 def run_passes(module: Any, pipeline: str) -> None:
-    """Run upstream passes, `pipeline` as in mlir-opt without the surrounding builtin.module(...)."""
+    """Run upstream passes, `pipeline` as in mlir-opt without the surrounding builtin.module(...).
+
+    Verifying after each of them would take three times as long as running them; `knobs.verify` asks for it.
+    """
     with context:
-        PassManager.parse(f"builtin.module({pipeline})").run(module.operation)
+        manager = PassManager.parse(f"builtin.module({pipeline})")
+        manager.enable_verifier(knobs.verify)
+        manager.run(module.operation)
 
 
 def to_llvm(module: ir.Module) -> str:

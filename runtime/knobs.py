@@ -44,6 +44,8 @@ class Knobs:
     """MLXIR_DEBUG: rung of the debug ladder, 0 to 6."""
     dump: str = field(default_factory=lambda: os.environ.get("MLXIR_DUMP", ""))
     """MLXIR_DUMP: folder that receives one sub-folder of numbered stage files per compilation."""
+    verify: bool = field(default_factory=lambda: bool(_int("MLXIR_VERIFY", 0)))
+    """MLXIR_VERIFY: 1 verifies the IR between all passes (the tests do)."""
     tier: str = field(default_factory=lambda: _choice("MLXIR_TIER", "auto", ("auto", "reference", "compiled")))
     """MLXIR_TIER: how uncompiled code runs; `reference` (NumPy, op by op), `compiled`, or `auto` (by counts)."""
     tier_up: int = field(default_factory=lambda: _int("MLXIR_TIER_UP", 6))

@@ -16,7 +16,18 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, wrap
 from mlxir.runtime.dtypes import promote
 from mlxir.values import (
-    axis_of, binary, broadcast_shape, broadcast_to, cast, full, promoted, record, reshape, size_of, transpose, unary,
+    axis_of,
+    binary,
+    broadcast_shape,
+    broadcast_to,
+    cast,
+    full,
+    promoted,
+    record,
+    reshape,
+    size_of,
+    transpose,
+    unary,
 )  # fmt: skip
 
 from .common import INEXACT, Operand, check_array, failure
@@ -212,7 +223,9 @@ def _parsed(subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
             f"[einsum] Number of operands, {len(shapes)}, does not match number of input subscripts, {len(inputs)}",
         )
     free = [c for c in map(chr, range(0x100, 0x400)) if c.isalpha()]
-    most = max([len(s) - len(t.replace("...", "")) for s, t in zip(shapes, inputs, strict=True) if "..." in t], default=0)
+    most = max(
+        [len(s) - len(t.replace("...", "")) for s, t in zip(shapes, inputs, strict=True) if "..." in t], default=0
+    )
     dots = "".join(free[:most])
     letters = []
     for i, (t, s) in enumerate(zip(inputs, shapes, strict=True)):
@@ -220,7 +233,9 @@ def _parsed(subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
             extra = len(s) - len(t.replace("...", ""))
             t = t.replace("...", dots[most - extra :] if extra > 0 else "")
         if len(t) != len(s):
-            raise failure(ValueError, f"[einsum] Invalid number of subscripts {len(t)} for input {i} with {len(s)} dimensions.")
+            raise failure(
+                ValueError, f"[einsum] Invalid number of subscripts {len(t)} for input {i} with {len(s)} dimensions."
+            )
         letters.append(t)
     if arrow:
         output = output.replace("...", dots)
@@ -278,7 +293,9 @@ def _path(letters: Sequence[str], output: str, shapes: Sequence[Shape]) -> list[
     if len(letters) <= 2:
         return [tuple(range(len(letters)))]
     # NumPy's parser takes the 52 ASCII letters only.
-    alphabet = {c: chr(ord("a") + i if i < 26 else ord("A") + i - 26) for i, c in enumerate(dict.fromkeys("".join(letters)))}
+    alphabet = {
+        c: chr(ord("a") + i if i < 26 else ord("A") + i - 26) for i, c in enumerate(dict.fromkeys("".join(letters)))
+    }
     renamed = [",".join("".join(alphabet[c] for c in t) for t in letters), "".join(alphabet[c] for c in output)]
     dummies = [np.broadcast_to(np.float32(0), s) for s in shapes]
     return list(np.einsum_path("->".join(renamed), *dummies, optimize="greedy")[0][1:])
@@ -331,4 +348,22 @@ def einsum_path(subscripts: str, *operands: Operand) -> tuple[list[tuple[int, ..
     pending, output = _operands(subscripts, operands)
     letters = [o.letters for o in pending]
     path = _path(letters, output, [o.value.shape for o in pending])
-    return path, f"  Complete contraction:  {','.join(letters)}->{output}\n"
+    size = {c: n for o in pending for c, n in zip(o.letters, o.value.shape, strict=True)}
+
+    def cost(terms: Sequence[str], out: set[str]) -> int:
+        together = set("".join(terms))
+        return size_of(tuple([size[c] for c in together])) * (max(1, len(terms) - 1) + bool(together - out))
+
+    naive, optimized, scaling, left = cost(letters, set(output)), 0, 0, list(letters)
+    for step in path:
+        chosen = [left[i] for i in step]
+        left = [t for i, t in enumerate(left) if i not in step]
+        kept = set("".join(chosen)) & set(output).union(*left)
+        optimized += cost(chosen, kept)
+        scaling = max(scaling, len(set("".join(chosen))))
+        left.append("".join(sorted(kept)))
+    report = (
+        f"  Complete contraction:  {','.join(letters)}->{output}\n         Naive scaling:  {len(size)}\n"
+        f"     Optimized scaling:  {scaling}\n      Naive FLOP count:  {naive}\n  Optimized FLOP count:  {optimized}\n"
+    )
+    return path, report

@@ -24,8 +24,8 @@ from .common import Operand, Scalar, check_array, check_dtype, failure
 from .shape import shape_of
 
 __all__ = [
-    "arange", "asarray", "bartlett", "blackman", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like", "hamming",
-    "hanning", "identity", "linspace", "ones", "ones_like", "tri", "tril", "triu", "zeros", "zeros_like",
+    "arange", "asarray", "bartlett", "blackman", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
+    "hamming", "hanning", "identity", "linspace", "ones", "ones_like", "tri", "tril", "triu", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -78,9 +78,7 @@ def ones_like(a: array, /, dtype: Dtype | None = None, *, stream: StreamOrDevice
     return wrap(full_value(1, x.shape, dtype or x.dtype))
 
 
-def full_like(
-    a: array, vals: Operand, dtype: Dtype | None = None, *, stream: StreamOrDevice = None
-) -> array:
+def full_like(a: array, vals: Operand, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:
     """An array of the shape and dtype of `a` filled with `vals`."""
     x = check_array("full_like", a)._value
     dtype = dtype or x.dtype

@@ -20,14 +20,15 @@ from mlxir.values import binary, broadcast_shape, broadcast_to, cast, full, prom
 from .common import INEXACT, Binary, Operand, Unary, check_array, failure, named
 
 __all__ = [
-    "abs", "acos", "acosh", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "asin", "asinh",
-    "atan", "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
-    "bitwise_xor", "ceil", "clip", "conj", "conjugate", "cos", "cosh", "degrees", "divide", "divmod", "equal", "erf", "erfinv",
-    "exp", "expm1", "floor", "floor_divide", "greater", "greater_equal", "imag", "isclose", "isfinite", "isinf", "isnan",
-    "isneginf", "isposinf", "left_shift", "less", "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "nan_to_num", "negative", "not_equal",
-    "positive", "pow", "power", "radians", "real", "reciprocal", "remainder", "right_shift", "round", "rsqrt", "sigmoid", "sign",
-    "sin", "sinh", "sqrt", "square", "stop_gradient", "subtract", "tan", "tanh", "trunc", "where",
+    "abs", "acos", "acosh", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "asin",
+    "asinh", "atan", "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "conj", "conjugate", "cos", "cosh", "degrees", "divide",
+    "divmod", "equal", "erf", "erfinv", "exp", "expm1", "floor", "floor_divide", "greater", "greater_equal", "imag",
+    "isclose", "isfinite", "isinf", "isnan", "isneginf", "isposinf", "left_shift", "less", "less_equal", "log", "log10",
+    "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum",
+    "multiply", "nan_to_num", "negative", "not_equal", "positive", "pow", "power", "radians", "real", "reciprocal",
+    "remainder", "right_shift", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient",
+    "subtract", "tan", "tanh", "trunc", "where",
 ]  # fmt: skip
 
 _NO_ATTRS: dict[str, Any] = {}
@@ -122,10 +123,9 @@ def round(a: Operand, /, decimals: int = 0, stream: StreamOrDevice = None) -> ar
     if x.dtype not in INEXACT and decimals > 0:
         return wrap(x)
     dtype = at_least_float(x.dtype)
-    up, down = (prim.multiply, prim.divide) if decimals > 0 else (prim.divide, prim.multiply)
-    factor = full(10.0 ** (decimals if decimals > 0 else -decimals), (), dtype)
-    scaled = binary(up, cast(x, dtype), factor)
-    return wrap(cast(binary(down, unary(prim.round_, scaled), factor), x.dtype))
+    scale = 10.0**decimals
+    scaled = unary(prim.round_, binary(prim.multiply, cast(x, dtype), full(scale, (), dtype)))
+    return wrap(cast(binary(prim.multiply, scaled, full(1.0 / scale, (), dtype)), x.dtype))
 
 
 def logical_not(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
@@ -294,7 +294,9 @@ power = pow = _binary("power", "a ** b.")
 maximum = _binary("maximum", "The larger element; NaN wins.")
 minimum = _binary("minimum", "The smaller element; NaN wins.")
 logaddexp = _binary("logaddexp", "log(exp(a) + exp(b)).", inexact=True, no_complex="Not supported for complex64.")
-arctan2 = atan2 = _binary("arctan2", "The angle of the point (b, a).", inexact=True, no_complex="Not supported for complex64.")
+arctan2 = atan2 = _binary(
+    "arctan2", "The angle of the point (b, a).", inexact=True, no_complex="Not supported for complex64."
+)
 equal = _binary("equal", "a == b.", result=bool_)
 not_equal = _binary("not_equal", "a != b.", result=bool_)
 less = _binary("less", "a < b.", result=bool_)
@@ -366,9 +368,7 @@ def where(condition: Operand, x: Operand, y: Operand, /, *, stream: StreamOrDevi
     return wrap(_select(test, *promoted(*operands(x, y))))
 
 
-def clip(
-    a: Operand, /, a_min: Operand | None, a_max: Operand | None, *, stream: StreamOrDevice = None
-) -> array:
+def clip(a: Operand, /, a_min: Operand | None, a_max: Operand | None, *, stream: StreamOrDevice = None) -> array:
     """a limited to [a_min, a_max]; one of the two may be None."""
     if a_min is None and a_max is None:
         raise failure(ValueError, "[clip] At most one of a_min and a_max may be None")

@@ -23,7 +23,19 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, as_value, wrap
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, int64, promote
 from mlxir.values import (
-    arange, axis_of, binary, broadcast_shape, broadcast_to, cast, full, record, reshape, size_of, static_slice, transpose, unary,
+    arange,
+    axis_of,
+    binary,
+    broadcast_shape,
+    broadcast_to,
+    cast,
+    full,
+    record,
+    reshape,
+    size_of,
+    static_slice,
+    transpose,
+    unary,
 )  # fmt: skip
 
 from .common import Operand, check_array, failure
@@ -43,7 +55,9 @@ class _Plan(NamedTuple):
     strides: list[int]
     dropped: list[int]  # axes that an int selects (they are dropped), when there is no array
     arrays: list[tuple[int, Value]]  # axis and index array; ints are among them when there is an array
-    layout: list[int | None]  # per axis of the result, without arrays' own axes: the operand's axis, or None for a new one
+    layout: list[
+        int | None
+    ]  # per axis of the result, without arrays' own axes: the operand's axis, or None for a new one
     position: int  # where in `layout` the axes of the index arrays go
 
     @property
@@ -199,8 +213,11 @@ def getitem(self: array, index: Any) -> array:
         n = shape[0]
         i = _checked(index, n)
         rest = shape[1:]
-        row = static_slice(x, (i, *(0,) * len(rest)), (i + 1, *rest))
-        return wrap(reshape(row, rest))
+        rank = len(rest)
+        if n != 1:
+            attrs = {"start": (i,) + (0,) * rank, "stop": (i + 1, *rest), "strides": (1,) * (rank + 1)}
+            x = record(shapes.slice_, (x,), attrs, (1, *rest), x.dtype)
+        return wrap(reshape(x, rest))
     plan = _plan(shape, index)
     x = static_slice(x, plan.start, plan.stop, plan.strides)
     if not plan.arrays:
@@ -224,7 +241,12 @@ def getitem(self: array, index: Any) -> array:
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
-_UPDATES = {"add": elementwise.add, "multiply": elementwise.multiply, "maximum": elementwise.maximum, "minimum": elementwise.minimum}
+_UPDATES = {
+    "add": elementwise.add,
+    "multiply": elementwise.multiply,
+    "maximum": elementwise.maximum,
+    "minimum": elementwise.minimum,
+}
 
 
 def _source(x: Value, update: Any) -> Value:
@@ -240,7 +262,9 @@ def _fitted(update: Value, shape: Shape) -> Value:
     if extra > 0 and all(n == 1 for n in update.shape[:extra]):
         update = reshape(update, update.shape[extra:])
     if len(update.shape) > len(shape) or broadcast_shape("setitem", update.shape, shape) != shape:
-        raise failure(ValueError, f"[setitem] Cannot broadcast array of shape {text(update.shape)} into shape {text(shape)}.")
+        raise failure(
+            ValueError, f"[setitem] Cannot broadcast array of shape {text(update.shape)} into shape {text(shape)}."
+        )
     return broadcast_to(update, shape)
 
 
@@ -326,7 +350,10 @@ def _masked(x: Value, mask: Value, source: Value) -> Value:
         source = reshape(gathered(source, (0,), [reshape(order, mask.shape)], (1, *rest)), x.shape)
     shape = broadcast_shape("masked_scatter", x.shape, source.shape)
     if shape != x.shape:
-        raise failure(ValueError, f"[masked_scatter] Cannot broadcast array of shape {text(source.shape)} into shape {text(rest)}.")
+        raise failure(
+            ValueError,
+            f"[masked_scatter] Cannot broadcast array of shape {text(source.shape)} into shape {text(rest)}.",
+        )
     return record(elementwise.select, (wide, source, x), {}, x.shape, x.dtype)
 
 
@@ -433,7 +460,8 @@ def _along(name: str, a: array, indices: array, axis: int | None) -> tuple[Value
         x, index, axis = reshape(x, (size_of(x.shape),)), reshape(index, (size_of(index.shape),)), 0
     if len(x.shape) != len(index.shape):
         raise failure(
-            ValueError, f"[{name}] Indices of dimension {len(index.shape)} does not match array of dimension {len(x.shape)}."
+            ValueError,
+            f"[{name}] Indices of dimension {len(index.shape)} does not match array of dimension {len(x.shape)}.",
         )
     axis = axis_of(name, axis, len(x.shape))
     others = broadcast_shape(
@@ -443,9 +471,7 @@ def _along(name: str, a: array, indices: array, axis: int | None) -> tuple[Value
     return x, broadcast_to(index, others[:axis] + (index.shape[axis],) + others[axis + 1 :]), axis
 
 
-def take_along_axis(
-    a: array, /, indices: array, axis: int | None = -1, *, stream: StreamOrDevice = None
-) -> array:
+def take_along_axis(a: array, /, indices: array, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """`out[.., i, ..] = a[.., indices[.., i, ..], ..]`; both are flattened if `axis` is None."""
     x, index, axis = _along("take_along_axis", a, indices, axis)
     if x.shape[axis] == 0 and size_of(index.shape):
@@ -463,7 +489,10 @@ def put_along_axis(
     source = _fitted(source, index.shape)
     rank = len(x.shape)
     if size_of(x.shape) != size_of(shape):
-        raise failure(ValueError, f"[put_along_axis] Indices of shape {text(indices.shape)} do not fit an array of shape {text(shape)}.")
+        raise failure(
+            ValueError,
+            f"[put_along_axis] Indices of shape {text(indices.shape)} do not fit an array of shape {text(shape)}.",
+        )
     lanes = [
         index if k == axis else broadcast_to(
             reshape(arange(0, 1, n, index.dtype), tuple([n if i == k else 1 for i in range(rank)])), index.shape
@@ -480,7 +509,8 @@ def _starts(name: str, start_indices: array, axes: Sequence[int], ndim: int) -> 
     start = _integral(name, check_array(name, start_indices)._value)
     if len(start.shape) > 1 or size_of(start.shape) != len(axes):
         raise failure(
-            ValueError, f"[{name}] Number of starting indices {size_of(start.shape)} does not match number of axes {len(axes)}."
+            ValueError,
+            f"[{name}] Number of starting indices {size_of(start.shape)} does not match number of axes {len(axes)}.",
         )
     flat = reshape(start, (len(axes),))
     starts = [reshape(static_slice(flat, (i,), (i + 1,)), ()) for i in range(len(axes))]
@@ -510,12 +540,19 @@ def slice_update(
     at, starts = _starts("slice_update", start_indices, axes, len(x.shape))
     source = reshape(source, (1,) * (len(x.shape) - len(source.shape)) + source.shape)
     if len(source.shape) > len(x.shape):
-        raise failure(ValueError, f"[slice_update] update of shape {text(source.shape)} has more axes than {text(x.shape)}")
-    block = tuple([source.shape[i] if i in at else n for i, n in enumerate(x.shape)])
-    if any(s > n for s, n in zip(block, x.shape, strict=True)):
-        raise failure(ValueError, f"[slice_update] update of shape {text(source.shape)} does not fit into {text(x.shape)}")
-    source = _fitted(source, block)
+        raise failure(
+            ValueError, f"[slice_update] update of shape {text(source.shape)} has more axes than {text(x.shape)}"
+        )
+    if any(s > n for s, n in zip(source.shape, x.shape, strict=True)):
+        raise failure(
+            ValueError, f"[slice_update] update of shape {text(source.shape)} does not fit into {text(x.shape)}"
+        )
     if not at:
-        return wrap(source)
+        plan_stop = source.shape
+        zero = (0,) * len(plan_stop)
+        if plan_stop == x.shape:
+            return wrap(source)
+        bounds = {"start": zero, "stop": plan_stop, "strides": (1,) * len(plan_stop)}
+        return wrap(record(shapes.slice_update, (x, source), bounds, x.shape, x.dtype))
     attrs = {"axes": at, "mode": "set"}
     return wrap(record(indexing.scatter, (x, *starts, source), attrs, x.shape, x.dtype))

@@ -14,7 +14,16 @@ from mlxir.dialects.mx import reduce as reductions
 from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, wrap
 from mlxir.runtime.dtypes import (
-    Dtype, at_least_float, bool_, float32, int8, int16, int32, uint8, uint16, uint32,
+    Dtype,
+    at_least_float,
+    bool_,
+    float32,
+    int8,
+    int16,
+    int32,
+    uint8,
+    uint16,
+    uint32,
 )  # fmt: skip
 from mlxir.values import axes_of, axis_of, binary, cast, full, promoted, record, reshape, slice_axis, transpose, unary
 
@@ -22,9 +31,9 @@ from .common import Operand, check_array, check_dtype, failure, named
 from .elementwise import isclose, operands
 
 __all__ = [
-    "all", "allclose", "any", "argmax", "argmin", "array_equal", "count_nonzero", "cummax", "cummin", "cumprod", "cumsum",
-    "cumulative_prod", "cumulative_sum", "diff", "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "minmax", "prod",
-    "softmax", "std", "sum", "var",
+    "all", "allclose", "any", "argmax", "argmin", "array_equal", "count_nonzero", "cummax", "cummin", "cumprod",
+    "cumsum", "cumulative_prod", "cumulative_sum", "diff", "logcumsumexp", "logsumexp", "max", "mean", "median", "min",
+    "minmax", "prod", "softmax", "std", "sum", "var",
 ]  # fmt: skip
 
 Axis = int | Sequence[int] | None
@@ -48,16 +57,17 @@ def _kept(shape: Shape, axes: Shape) -> Shape:
 
 def reduce_value(primitive: Primitive, x: Value, axes: Shape, keepdims: bool = False) -> Value:
     """A reduction over normalised axes."""
-    out = record(primitive, (x,), {"axes": axes}, _reduced(x.shape, axes), x.dtype) if axes else x
-    return reshape(out, _kept(x.shape, axes)) if keepdims else out
+    shape = x.shape
+    if axes:
+        rest = () if len(axes) == len(shape) else _reduced(shape, axes)
+        x = record(primitive, (x,), {"axes": axes}, rest, x.dtype)
+    return reshape(x, _kept(shape, axes)) if keepdims else x
 
 
 def _reduction(name: str, doc: str, widened: bool = False, logical: bool = False, non_empty: bool = False) -> Reduction:
     primitive = RECORDS[name]
 
-    def function(
-        a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
-    ) -> array:
+    def function(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
         x = check_array(name, a)._value
         dtype = x.dtype
         if logical:
@@ -122,14 +132,13 @@ def allclose(
 # -- statistics ------------------------------------------------------------------------------------------------------
 def mean_value(x: Value, axes: Shape, keepdims: bool = False, ddof: int = 0) -> Value:
     """The sum over (count - ddof); in the dtype of x."""
-    count = math.prod([x.shape[a] for a in axes]) - ddof
+    shape = x.shape
+    count = math.prod([shape[a] for a in axes]) - ddof
     total = reduce_value(reductions.sum_, x, axes, keepdims)
     return binary(prim.multiply, total, full(1.0 / count if count > 0 else math.inf, (), x.dtype))
 
 
-def mean(
-    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
-) -> array:
+def mean(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
     """Average over axes; float32 for integers."""
     x = check_array("mean", a)._value
     x = cast(x, at_least_float(x.dtype))
@@ -175,9 +184,7 @@ def std(
     return wrap(unary(prim.sqrt, var(check_array("std", a), axis, keepdims, ddof, correction=correction)._value))
 
 
-def median(
-    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
-) -> array:
+def median(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
     """Median over axes: the mean of the two middle elements where their number is even."""
     x = check_array("median", a)._value
     x = cast(x, at_least_float(x.dtype))
@@ -198,9 +205,7 @@ def median(
     return wrap(reshape(out, kept if keepdims else lead))
 
 
-def logsumexp(
-    a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
-) -> array:
+def logsumexp(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
     """log(sum(exp(a))) over axes, without overflow."""
     x = check_array("logsumexp", a)._value
     x = cast(x, at_least_float(x.dtype))
@@ -210,9 +215,7 @@ def logsumexp(
     return wrap(reduce_value(fast.logsumexp, x, axes, keepdims))
 
 
-def softmax(
-    a: array, /, axis: Axis = None, *, precise: bool = False, stream: StreamOrDevice = None
-) -> array:
+def softmax(a: array, /, axis: Axis = None, *, precise: bool = False, stream: StreamOrDevice = None) -> array:
     """exp(a) / sum(exp(a)) over axes; `precise` computes half precision in float32."""
     x = check_array("softmax", a)._value
     dtype = at_least_float(x.dtype)
@@ -290,21 +293,39 @@ def cumprod(
 
 
 def cummax(
-    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, stream: StreamOrDevice = None
+    a: array,
+    /,
+    axis: int | None = None,
+    *,
+    reverse: bool = False,
+    inclusive: bool = True,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Running maximum along an axis."""
     return _scanned("cummax", a, axis, reverse, inclusive, None)
 
 
 def cummin(
-    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, stream: StreamOrDevice = None
+    a: array,
+    /,
+    axis: int | None = None,
+    *,
+    reverse: bool = False,
+    inclusive: bool = True,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Running minimum along an axis."""
     return _scanned("cummin", a, axis, reverse, inclusive, None)
 
 
 def logcumsumexp(
-    a: array, /, axis: int | None = None, *, reverse: bool = False, inclusive: bool = True, stream: StreamOrDevice = None
+    a: array,
+    /,
+    axis: int | None = None,
+    *,
+    reverse: bool = False,
+    inclusive: bool = True,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Running logsumexp along an axis."""
     return _scanned("logcumsumexp", a, axis, reverse, inclusive, None)
@@ -322,5 +343,7 @@ def diff(a: array, /, n: int = 1, axis: int = -1, *, stream: StreamOrDevice = No
     subtract: Any = prim.not_equal if x.dtype is bool_ else prim.subtract
     for _ in range(n):
         size = x.shape[axis]
-        x = binary(subtract, slice_axis(x, axis, _python_min(1, size), size), slice_axis(x, axis, 0, _python_max(size - 1, 0)))
+        x = binary(
+            subtract, slice_axis(x, axis, _python_min(1, size), size), slice_axis(x, axis, 0, _python_max(size - 1, 0))
+        )
     return wrap(x)

@@ -17,7 +17,17 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, as_value, wrap
 from mlxir.runtime.dtypes import Dtype, int32, int64
 from mlxir.values import (
-    arange, axes_of, axis_of, binary, broadcast_shape, cast, full, promoted, record, size_of, slice_axis,
+    arange,
+    axes_of,
+    axis_of,
+    binary,
+    broadcast_shape,
+    cast,
+    full,
+    promoted,
+    record,
+    size_of,
+    slice_axis,
 )  # fmt: skip
 from mlxir.values import broadcast_to as broadcast_value
 from mlxir.values import concatenate as join
@@ -29,10 +39,10 @@ from .elementwise import multiply
 from .reduce import sum as sum_axes
 
 __all__ = [
-    "as_strided", "astype", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_arrays", "broadcast_shapes", "broadcast_to",
-    "concat", "concatenate", "contiguous", "diag", "diagonal", "expand_dims", "flatten", "flip", "kron", "matrix_transpose",
-    "meshgrid", "moveaxis", "pad", "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile",
-    "trace", "transpose", "unflatten", "unstack",
+    "as_strided", "astype", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_arrays", "broadcast_shapes",
+    "broadcast_to", "concat", "concatenate", "contiguous", "diag", "diagonal", "expand_dims", "flatten", "flip", "kron",
+    "matrix_transpose", "meshgrid", "moveaxis", "pad", "permute_dims", "repeat", "reshape", "roll", "split", "squeeze",
+    "stack", "swapaxes", "tile", "trace", "transpose", "unflatten", "unstack",
 ]  # fmt: skip
 
 _python_slice = builtins.slice
@@ -106,7 +116,9 @@ def unflatten(a: array, /, axis: int, shape: Sequence[int], *, stream: StreamOrD
     if -1 in parts and parts.count(-1) == 1 and size_of(parts):
         parts = tuple([size // -size_of(parts) if n == -1 else n for n in parts])
     if size_of(parts) != size:
-        raise failure(ValueError, f"[unflatten] Cannot unflatten axis {axis} with size {size} into shape {text(parts)}.")
+        raise failure(
+            ValueError, f"[unflatten] Cannot unflatten axis {axis} with size {size} into shape {text(parts)}."
+        )
     return wrap(reshape_value(x, x.shape[:axis] + parts + x.shape[axis + 1 :]))
 
 
@@ -458,9 +470,7 @@ def _picked(x: Value, axis: int, positions: list[int]) -> Value:
 
 
 # -- diagonals and strides -------------------------------------------------------------------------------------------
-def diagonal(
-    a: array, offset: int = 0, axis1: int = 0, axis2: int = 1, stream: StreamOrDevice = None
-) -> array:
+def diagonal(a: array, offset: int = 0, axis1: int = 0, axis2: int = 1, stream: StreamOrDevice = None) -> array:
     """The diagonals of the matrices over two axes, as a new last axis."""
     x = check_array("diagonal", a)._value
     ndim = len(x.shape)
@@ -535,7 +545,9 @@ def as_strided(
     reach = [(n - 1) * s for n, s in zip(sizes, steps, strict=True)]
     low, high = offset + sum(min(r, 0) for r in reach), offset + sum(max(r, 0) for r in reach)
     if low < 0 or high >= flat.shape[0]:
-        raise failure(ValueError, f"[as_strided] positions {low} to {high} reach outside an array of {flat.shape[0]} elements")
+        raise failure(
+            ValueError, f"[as_strided] positions {low} to {high} reach outside an array of {flat.shape[0]} elements"
+        )
     dtype = int32 if flat.shape[0] < 2**31 else int64
     position = full(offset, (), dtype)
     for i, (n, s) in enumerate(zip(sizes, steps, strict=True)):

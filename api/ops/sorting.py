@@ -41,7 +41,9 @@ def argsort(a: array, /, axis: int | None = -1, *, stream: StreamOrDevice = None
 
 def _check_kth(name: str, x: Value, kth: int, axis: int) -> None:
     if not -x.shape[axis] <= kth < x.shape[axis]:
-        raise failure(ValueError, f"[{name}] Received invalid kth {kth} along axis {axis} for array with shape: {text(x.shape)}")
+        raise failure(
+            ValueError, f"[{name}] Received invalid kth {kth} along axis {axis} for array with shape: {text(x.shape)}"
+        )
 
 
 def partition(a: array, /, kth: int, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
@@ -63,7 +65,9 @@ def topk(a: array, /, k: int, axis: int | None = -1, *, stream: StreamOrDevice =
     x, axis = _prepared("topk", a, axis)
     n = x.shape[axis]
     if not 0 <= k <= n:
-        raise failure(ValueError, f"[topk] Received invalid k={k} along axis {axis} for array with shape: {text(x.shape)}")
+        raise failure(
+            ValueError, f"[topk] Received invalid k={k} along axis {axis} for array with shape: {text(x.shape)}"
+        )
     return wrap(slice_axis(_sorted(scan_sort.sort, x, axis, x.dtype), axis, n - k, n))
 
 

@@ -324,7 +324,7 @@ class _Blocked:
     # -- choices ----------------------------------------------------------------------------------------------------
     def _choose(self, vector_bytes: int) -> None:
         lanes, registers = vector_bytes // self.dtype.size, 16 if vector_bytes == 32 else 32
-        few = self.m <= 8 or self.n == 1
+        few = self.m <= int(__import__('os').environ.get('FEW','8')) or self.n == 1
         if few and self.a.depth_stride == 1 and self.b.depth_stride == 1 and self.depth >= lanes:
             rows = min(self.m, 4)
             self.tile = _Tile(rows, min(self.n, 8 if rows == 1 else 4), lanes, along_k=True)
@@ -332,45 +332,53 @@ class _Blocked:
             return
         while lanes > 4 and lanes // 2 >= self.n:
             lanes //= 2
-        self.tile = _choose_tile(self.m, self.n, lanes, registers)
-        if t:=__import__('os').environ.get('TILE'):
-            r,v=map(int,t.split(',')); self.tile=_Tile(r,v,lanes)
-        self.pack_a = not self.a.strided or bool(int(__import__('os').environ.get('PA','0')))
+        size = self.dtype.size
+        # Rows whose distance is a multiple of 4 KB compete for the same few lines of L1.
+        crowded = self.a.depth_stride == 1 and self.a.lane_stride * self.a.node.dtype.size % 4096 == 0
+        many, large = self.n >= 16 * lanes, self.m * self.depth * size > 1 << 20
+        self.pack_a = not self.a.strided or (self.m > 8 and many and (crowded or large))
+        self.tile = _choose_tile(min(self.m, 8) if crowded and not self.pack_a else self.m, self.n, lanes, registers)
         in_place = self.b.lane_stride == 1 and self.n >= self.tile.columns
-        self.pack_b = not in_place or (self.row_tiles_of(self.m) > 4 and self.depth * self.n * self.dtype.size > 1 << 18)
+        self.pack_b = not in_place or (self.row_tiles_of(self.m) > 4 and self.depth * self.n * size > 1 << 18)
+        import os
+        if "PA" in os.environ: self.pack_a=bool(int(os.environ["PA"]))
+        if "PB" in os.environ: self.pack_b=bool(int(os.environ["PB"]))
+        if "TILE" in os.environ: self.tile=_Tile(*map(int,os.environ["TILE"].split(",")), lanes)
 
     def row_tiles_of(self, m: int) -> int:
         return _ceil(m, self.tile.rows)
 
     def _choose_blocks(self) -> None:
         tile, size = self.tile, self.dtype.size
-        panels = 1 if tile.along_k else _ceil(self.depth, PANEL)
-        self.panel = _ceil(self.depth, panels)
+        # A large matrix that is read in place is read a few whole rows at a time, the order in which it lies in memory.
+        streamed = not tile.along_k and not self.pack_b and self.depth * self.n * size > 1 << 18
+        panel = (8 if self.m <= 4 else 16) if streamed else self.depth if tile.along_k else PANEL
+        self.panels = _ceil(self.depth, panel)
+        self.panel = _ceil(self.depth, self.panels)
         self.panels = _ceil(self.depth, self.panel)
-        columns = min(self.column_tiles, max(1, 256 // tile.columns))
+        columns = min(self.column_tiles, max(1, (512 if streamed else 256) // tile.columns))
         if self.panels == 1:
             rows = min(self.row_tiles, max(1, 256 // tile.rows))
         else:
             rows = min(self.row_tiles, max(1, SCRATCH_BYTES // ((columns + 1) * tile.columns * size) // tile.rows))
-        rows, columns = self._even(self.row_tiles, rows), self._even(self.column_tiles, columns)
-
-        def blocks() -> int:
-            return self.product.b.extent * _ceil(self.row_tiles, rows) * _ceil(self.column_tiles, columns)
-
-        while blocks() < BLOCKS and rows * columns > 1:
-            if rows * tile.rows >= columns * tile.columns and rows > 1:
-                rows = self._even(self.row_tiles, _ceil(rows, 2))
-            elif columns > 1:
-                columns = self._even(self.column_tiles, _ceil(columns, 2))
-            else:
-                rows = self._even(self.row_tiles, _ceil(rows, 2))
+        rows, columns = self._share(rows, columns, 256 // tile.columns if streamed else 1)
         self.block_rows, self.block_columns = rows, columns
         self.stride = (columns + (1 if self.column_overlap else 0)) * tile.columns
         self.front = tile.columns if self.column_overlap else 0
 
-    @staticmethod
-    def _even(total: int, most: int) -> int:
-        return _ceil(total, _ceil(total, most))
+    def _share(self, most_rows: int, most_columns: int, least_columns: int) -> tuple[int, int]:
+        """The block, in tiles, of which 2, 4, 8 and 16 threads get the most even shares; the largest of equals."""
+        best, block = 0.0, (1, 1)
+        tiles = self.product.b.extent * self.row_tiles * self.column_tiles
+        for columns in sorted({_ceil(self.column_tiles, n) for n in range(_ceil(self.column_tiles, most_columns), self.column_tiles + 1)} | {1}):
+            if columns < least_columns and columns < most_columns: continue
+            for rows in sorted({_ceil(self.row_tiles, n) for n in range(_ceil(self.row_tiles, most_rows), self.row_tiles + 1)}):
+                count = self.product.b.extent * _ceil(self.row_tiles, rows) * _ceil(self.column_tiles, columns)
+                share = sum(tiles / (t * _ceil(count, t) * rows * columns) for t in (2, 4, 8, 16))
+                share -= 0.08 * count.bit_length()
+                if share > best:
+                    best, block = share, (rows, columns)
+        return block
 
     # -- small emission helpers -----------------------------------------------------------------------------------------
     @staticmethod

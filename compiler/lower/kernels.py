@@ -6,9 +6,8 @@ Elementwise producers are computed where the loop reads its operand, so `cumsum(
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
-
-import numpy as np
 
 from mlxir.compiler.lower.builder import _TYPES, INDEX, Reg
 from mlxir.compiler.lower.emit import Emitter
@@ -136,7 +135,7 @@ def _scatter_updates(kernel: _Kernel) -> tuple[int, float]:
     x, *indices, updates = op.operands
     batch = indices[0].shape
     sizes = updates.shape[len(batch) :]
-    columns = int(np.prod(sizes, dtype=np.int64))
+    columns = prod(sizes)
     lanes = min(LANES, columns) or 1
     blocks, block, lane = -(-columns // lanes), Var("block", -(-columns // lanes)), Var("lane", lanes)
     combine = _COMBINE[op.attrs["mode"]]
@@ -172,7 +171,7 @@ def _scatter_updates(kernel: _Kernel) -> tuple[int, float]:
             k.op("scf.yield", [])
 
     over(e, [block], owned)
-    return blocks, 4.0 * lanes * int(np.prod(batch, dtype=np.int64))
+    return blocks, 4.0 * lanes * prod(batch)
 
 
 def _nested(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> None:
@@ -197,7 +196,7 @@ def _slice_start(
             i = k.select(i < 0, i + x.shape[axis], i)
         inside = (i >= 0) & (i <= x.shape[axis] - sizes[axis])
         valid = inside if valid is None else valid & inside
-        stride = int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+        stride = prod(x.shape[axis + 1 :])
         total = i * stride if total is None else total + i * stride
     if valid is None or total is None:
         return k.const(True, bool_), kernel.e.constant_index(0)

@@ -19,9 +19,8 @@ A kernel is a function of mx operations without loops of their own. Three forms,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from mlxir.compiler.lower.builder import INDEX, memref_type
 from mlxir.compiler.lower.emit import Emitter
@@ -125,7 +124,7 @@ class _Form:
         self.positions: list[Index] = []
         for t in self.results:
             size = t.aval.size
-            rows = int(np.prod([n for a, n in enumerate(self.shape) if a not in self.axes], dtype=np.int64))
+            rows = prod([n for a, n in enumerate(self.shape) if a not in self.axes])
             position = row_position if self.axes and size == rows else full_position
             if t.shape == self.shape and position is full_position:
                 idx = tuple(Index.of(i) for i in full)
@@ -232,7 +231,7 @@ def _work(node: Scalar, inner: Sequence[Var]) -> int:
 def over(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> int:
     """The kernel's one top-level parallel loop, over all of `variables` at once; its number of iterations."""
     extents = [v.extent for v in variables]
-    total = int(np.prod(extents, dtype=np.int64))
+    total = prod(extents)
     flat = Var("p", total)
 
     def bind() -> None:
@@ -280,7 +279,7 @@ class _RowEmitter:
             self._store_full([s[0] for s in self.full], 0)
 
     def _row_size(self) -> int:
-        return int(np.prod([v.extent for v in self.form.inner], dtype=np.int64))
+        return prod([v.extent for v in self.form.inner])
 
     def _shared(self) -> list[Scalar]:
         """Expensive per-element values that more than one stage needs, largest expressions only."""
@@ -376,7 +375,7 @@ class _ColumnEmitter:
     def __init__(self, form: _Form, e: Emitter, staged: Sequence[Scalar]):
         self.form, self.e, self.stages = form, e, _levels(staged)
         *self.rows, self.lane = form.outer
-        rows = int(np.prod([v.extent for v in self.rows], dtype=np.int64))
+        rows = prod([v.extent for v in self.rows])
         share = -(-self.lane.extent * rows // MIN_ITERATIONS)
         self.block = min(max(-(-share // 64) * 64, 64), COLUMN_BLOCK, self.lane.extent)
         self.blocks = -(-self.lane.extent // self.block)

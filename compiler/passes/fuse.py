@@ -154,7 +154,7 @@ class _Fusion:
         inline = bool(readers) and not self._must_exist(op) and all(g.kind != "library" for g in readers)
         if inline and len(readers) > 1 and (costly or op.record.kind == "elementwise"):
             # Computing it in several kernels reads its operands several times instead of it once.
-            inline = not costly and op.operands != [] and sum(t.aval.size for t in op.operands) <= size
+            inline = not costly and op.operands != [] and sum(s for t in op.operands if (s := t.aval.size) * 8 > size) <= size
         if inline and costly:
             inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) for g in readers)
         if inline:

@@ -56,7 +56,8 @@ def generate(loops: ir.Module, steps: Sequence[Step], plan: Plan) -> CpuCode:
         _expand_math(loops)
         run_passes(loops, PIPELINE)
         text = to_llvmlite(to_llvm(loops))
-    text = "\n".join([text, *_entries(steps, plan)])
+    # Internal: a kernel lives on only as inlined into its thunk.
+    text = "\n".join([text.replace("define void @mx_", "define internal void @mx_"), *_entries(steps, plan)])
     module, machine = _optimise(text)
     return CpuCode(text, machine, module)
 

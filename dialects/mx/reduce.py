@@ -99,6 +99,12 @@ class ArgReduction(Primitive):
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         return (self._reference(arrays[0], axis=attrs["axis"]),)
 
+    def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
+        return [None]
+
+    def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
+        return [None]
+
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         return m.emit(self, args, {"axis": attrs["axis"] + 1}), [True]
 

@@ -294,9 +294,7 @@ def test_out_axes_none():
     y, z = mx.vmap(lambda x: (x * 2, mx.array([1.0, 2.0])), out_axes=(0, None))(mx.array(V))
     assert y.shape == (4,) and z.shape == (2,)
     with pytest.raises(ValueError, match="depends on a mapped argument"):
-        mx.vmap(lambda x: x, out_axes=None if False else (None,))(mx.array(V)) if False else mx.vmap(
-            lambda x: (x,), out_axes=(None,)
-        )(mx.array(V))
+        mx.vmap(lambda x: (x,), out_axes=(None,))(mx.array(V))
 
 
 def test_mapped_values_cannot_be_read():
@@ -357,15 +355,14 @@ def test_threads_trace_independently():
     def work(i):
         try:
             for _ in range(5):
-                found[i] = value(mx.grad(lambda x: mx.vmap(lambda y: y * x)(mx.array([1.0, 2.0]))[1] if False else x**i)(
-                    mx.array(2.0)))  # fmt: skip
+                found[i] = value(mx.grad(lambda x: mx.sum(mx.vmap(lambda y: y * x**i)(mx.array([1.0, 2.0]))))(mx.array(2.0)))
         except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2, 6)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert not errors and found == {i: i * 2.0 ** (i - 1) for i in range(2, 6)}
+    assert not errors and found == {i: 3 * i * 2.0 ** (i - 1) for i in range(2, 6)}
 
 
 # -- Jacobians -------------------------------------------------------------------------------------------------------
@@ -460,8 +457,35 @@ def test_errors(kind, text, call):
         call()
 
 
-def test_indices_computed_from_the_argument_have_no_gradient():
-    with pytest.raises(ValueError, match="stop_gradient"):
-        mx.eval(mx.grad(lambda x: mx.sum(mx.take(x, mx.argmax(x))))(mx.array(V)))
-    g = mx.grad(lambda x: mx.sum(mx.take(x, mx.stop_gradient(mx.argmax(x)))))(mx.array(V))
-    assert value(g) == [float(i == V.argmax()) for i in range(4)]
+TAKES = {
+    "read": lambda m, x: m.sum(m.take(x, m.argmax(x))),
+    "read sorted": lambda m, x: m.sum(m.take_along_axis(x, m.argsort(x), 0)),
+    "compared": lambda m, x: m.sum(m.take(x, (x > 0).astype(m.int32))),
+    "mapped": lambda m, x: m.sum(m.vmap(lambda r: m.take(x, m.argmax(r)))(m.stack([x, x]))),
+}
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_indices_computed_from_the_argument_have_no_gradient(name):
+    f = TAKES[name]
+    for call in (lambda: mx.grad(lambda x: f(mx, x))(mx.array(V)), lambda: mx.jvp(lambda x: f(mx, x), [mx.array(V)], [mx.array(V)])):
+        with pytest.raises(ValueError, match=r"indices.*test_transforms.py:\d+.*stop_gradient"):
+            call()
+
+
+def test_what_stop_gradient_and_unused_paths_allow():
+    x = mx.array(V)
+    stopped = mx.grad(lambda x: mx.sum(mx.take(x, mx.stop_gradient(mx.argmax(x)))))
+    assert value(stopped(x)) == [float(i == V.argmax()) for i in range(4)]
+    inside = mx.grad(lambda x: mx.sum(mx.take(x, mx.vmap(lambda r: mx.stop_gradient(mx.argmax(r)))(mx.stack([x, x])))))
+    assert value(inside(x)) == [2.0 * (i == V.argmax()) for i in range(4)]
+    (_, aux), g = mx.value_and_grad(lambda x: (mx.sum(x), mx.take(x, mx.argmax(x))))(x)
+    assert value(aux) == V.max() and value(g) == [1.0] * 4
+    # An index used as a number is flat.
+    same(mx.grad(lambda x: mx.sum(x * mx.argmax(x).astype(mx.float32)))(x),
+         real.grad(lambda x: real.sum(x * real.argmax(x).astype(real.float32)))(real.array(V)))  # fmt: skip
+
+
+def test_missing_rules_are_told_at_the_call():
+    with pytest.raises(ValueError, match=r"\[Primitive::vjp\] Not implemented for random_bits \(test_transforms.py:\d+\)"):
+        mx.grad(lambda k: mx.random.uniform(key=k))(mx.random.key(0))

@@ -65,21 +65,21 @@ POINTS = st.fixed_dictionaries({v: st.integers(0, v.extent - 1) for v in VARS})
 SHAPES = st.lists(st.integers(1, 8), min_size=0, max_size=4).map(tuple)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, st.lists(POINTS, min_size=3, max_size=3))
 def test_simplified_equals_written(e: Written, points: list[dict[Var, int]]) -> None:
     for at in points:
         assert value(e.index, at) == e.plain(at), e.index
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, POINTS)
 def test_bounds_hold(e: Written, at: dict[Var, int]) -> None:
     low, high = e.index.bounds
     assert low <= e.plain(at) <= high, e.index
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, st.sampled_from(VARS), EXPRESSIONS, POINTS)
 def test_substitution_is_evaluation_at_the_substitute(e: Written, var: Var, new: Written, at: dict[Var, int]) -> None:
     """The substitute must stay within the variable's range, which simplifications have relied on."""
@@ -89,15 +89,16 @@ def test_substitution_is_evaluation_at_the_substitute(e: Written, var: Var, new:
     assert value(replaced, at) == e.plain({**at, var: new.plain(at)}), (e.index, replaced)
 
 
-@settings(max_examples=300, deadline=None)
-@given(EXPRESSIONS, EXPRESSIONS, POINTS)
-def test_equal_keys_mean_equal_values(x: Written, y: Written, at: dict[Var, int]) -> None:
-    if x.index == y.index:
-        assert hash(x.index) == hash(y.index)
-        assert x.plain(at) == y.plain(at)
+@settings(max_examples=150, deadline=None)
+@given(EXPRESSIONS, EXPRESSIONS)
+def test_what_is_equal_has_equal_keys(x: Written, y: Written) -> None:
+    """Loads of one position are one load only if their keys agree."""
+    assert x.index - x.index == Index.of(0)
+    assert x.index + y.index == y.index + x.index
+    assert x.index + y.index - y.index == x.index
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, st.sampled_from(VARS), POINTS)
 def test_coefficient_is_the_slope(e: Written, var: Var, at: dict[Var, int]) -> None:
     """A coefficient is promised only where the expression is linear in the variable."""
@@ -107,7 +108,7 @@ def test_coefficient_is_the_slope(e: Written, var: Var, at: dict[Var, int]) -> N
         assert e.plain(at) - e.plain({**at, var: 0}) == c * at[var]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, st.integers(-40, 40), st.integers(0, 60), POINTS)
 def test_a_condition_decided_early_is_decided_right(e: Written, low: int, width: int, at: dict[Var, int]) -> None:
     condition = Condition.in_range(e.index, low, low + width)

@@ -1,0 +1,598 @@
+"""compile: signatures, captured state, composition, switching off (BEHAVIOUR sections 8 and 9). Traces are counted."""
+
+import enum
+import functools
+import gc
+import threading
+import weakref
+from collections import namedtuple
+
+import mlx.core as real
+import mlxir as mx
+import numpy as np
+import pytest
+
+Point = namedtuple("Point", "x y")
+V = np.arange(1, 5, dtype=np.float32)
+
+
+class Color(enum.IntEnum):
+    red = 1
+    green = 2
+
+
+class Counter:
+    """Wraps a function and counts how often Python runs it."""
+
+    def __init__(self, fun):
+        self.fun, self.runs = fun, 0
+
+    def __call__(self, *args, **kwargs):
+        self.runs += 1
+        return self.fun(*args, **kwargs)
+
+
+def value(x):
+    return np.array(x).tolist()
+
+
+def a(x, dtype=None):
+    return mx.array(x) if dtype is None else mx.array(x, dtype)
+
+
+# -- signatures ------------------------------------------------------------------------------------------------------
+Z = a(V)
+SAME = [
+    ("equal shapes", (a(V),), {}, (a(V + 1),), {}),
+    ("lazy and concrete", (a(V) + 1,), {}, (a(V),), {}),
+    ("constants", (Z, 2, 2.5, "s", None, True), {}, (Z, 2, 2.5, "s", None, True), {}),
+    ("trees", ([Z, {"k": (Z,)}],), {}, ([a(V), {"k": (a(V),)}],), {}),
+    ("keywords", (Z,), {"k": Z, "n": 3}, (Z,), {"k": a(V), "n": 3}),
+    ("enum", (Z, Color.red), {}, (Z, Color.red), {}),
+    ("nan", (Z, float("nan")), {}, (Z, -float("nan") * 0), {}),
+]
+DIFFERENT = [
+    ("shape", (Z,), {}, (a(V[:2]),), {}),
+    ("rank", (Z,), {}, (a(V[None]),), {}),
+    ("dtype", (Z,), {}, (a(V.astype(np.float16)),), {}),
+    ("count", (Z,), {}, (Z, Z), {}),
+    ("int value", (Z, 2), {}, (Z, 3), {}),
+    ("float value", (Z, 2.0), {}, (Z, 3.0), {}),
+    ("str value", (Z, "a"), {}, (Z, "b"), {}),
+    ("int and bool", (Z, 1), {}, (Z, True), {}),
+    ("int and float", (Z, 1), {}, (Z, 1.0), {}),
+    ("int and float of equal bits", (Z, 0), {}, (Z, 0.0), {}),
+    ("zeros of two signs", (Z, 0.0), {}, (Z, -0.0), {}),
+    ("None and 0", (Z, None), {}, (Z, 0), {}),
+    ("enum and int", (Z, Color.red), {}, (Z, 1), {}),
+    ("list and tuple", ([Z, Z],), {}, ((Z, Z),), {}),
+    ("tuple and namedtuple", ((Z, Z),), {}, (Point(Z, Z),), {}),
+    ("nesting", ([Z, [Z]],), {}, ([[Z], Z],), {}),
+    ("dict keys", ({"a": Z},), {}, ({"b": Z},), {}),
+    ("dict and list", ({0: Z},), {}, ([Z],), {}),
+    ("empty containers", (Z, []), {}, (Z, {}), {}),
+    ("positional and keyword", (Z, Z), {}, (Z,), {"y": Z}),
+    ("keyword names", (Z,), {"k": Z}, (Z,), {"l": Z}),
+    ("array and number", (Z, a(1)), {}, (Z, 1), {}),
+]
+
+
+def leaves_of(args, kwargs):
+    return [np.array(x) if isinstance(x, mx.array) else x for x in (*args, *kwargs.values())]
+
+
+@pytest.mark.parametrize(("args", "kwargs", "args2", "kwargs2"), [c[1:] for c in SAME], ids=[c[0] for c in SAME])
+def test_equal_signatures_trace_once(args, kwargs, args2, kwargs2):
+    f = Counter(lambda *a, **k: mx.sum(a[0] if isinstance(a[0], mx.array) else a[0][0]) * 2)
+    g = mx.compile(f)
+    g(*args, **kwargs), g(*args2, **kwargs2), g(*args, **kwargs)
+    assert f.runs == 1 and g.cache_info() == (2, 1, 1)
+
+
+@pytest.mark.parametrize(("args", "kwargs", "args2", "kwargs2"), [c[1:] for c in DIFFERENT], ids=[c[0] for c in DIFFERENT])
+def test_different_signatures_trace_again_and_old_ones_hit(args, kwargs, args2, kwargs2):
+    f = Counter(lambda *a, **k: (a, k))
+    g = mx.compile(f)
+    for _ in range(2):
+        for given, named in ((args, kwargs), (args2, kwargs2)):
+            got, got_named = g(*given, **named)
+            assert repr(got) == repr(given) and repr(got_named) == repr(named)
+    assert f.runs == 2 and g.cache_info() == (2, 2, 2)
+
+
+class Odd:
+    pass
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros(2), np.float32(1), np.int64(1), 1j, b"x", mx.float32, slice(2), ..., {1}, Odd(), len], ids=lambda x: type(x).__name__
+)
+def test_arguments_are_arrays_or_constants(bad):
+    f = Counter(lambda x, y: x)
+    g = mx.compile(f)
+    for args in ((Z, bad), (Z, [1, {"k": bad}])):
+        with pytest.raises(ValueError, match=rf"^\[compile\].*trees of arrays or constants.*received type {type(bad).__name__}"):
+            g(*args)
+    with mx.disable_compile(), pytest.raises(ValueError, match=r"^\[compile\]"):
+        g(Z, bad)
+    assert f.runs == 0
+
+
+def test_unusual_constants_are_accepted():
+    g = mx.compile(lambda x, c: x * c)
+    assert value(g(a(2.0), np.float64(1.5))) == 3.0 and value(g(a(2.0), True)) == 2.0
+    assert mx.compile(lambda x, c: (x, c))(Z, 2**70)[1] == 2**70
+
+
+def test_what_is_not_callable():
+    with pytest.raises(TypeError, match="function"):
+        mx.compile(3)
+
+
+def test_wrappers_own_their_entries():
+    f = Counter(lambda x: x * 2)
+    g, h = mx.compile(f), mx.compile(f)
+    g(Z), h(Z)
+    del g
+    gc.collect()
+    assert f.runs == 2 and h.cache_info() == (0, 1, 1)
+    h(Z)
+    assert f.runs == 2
+    mx.clear_compile_cache()
+    assert h.cache_info() == (0, 0, 0)
+    h(Z)
+    assert f.runs == 3
+    h.cache_clear()
+    h(Z)
+    assert f.runs == 4
+    alive = weakref.ref(f)
+    del f, h
+    gc.collect()
+    assert alive() is None
+
+
+def test_equal_programs_share_one_executable():
+    mx.clear_compile_cache()
+    before = mx.compile_cache_info()
+    for _ in range(3):
+        assert value(mx.compile(lambda x: mx.sum(x * 3.25))(Z)) == 32.5
+    after = mx.compile_cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses, after.entries) == (2, 1, 1)
+
+
+# -- results ---------------------------------------------------------------------------------------------------------
+def test_results_keep_their_tree_and_their_constants():
+    marker = Odd()
+
+    def f(x, p):
+        return {"y": [x * 2, (x, 3, None)], "p": Point(p["a"], "s"), "e": [[], {}], "m": marker, "c": Z}
+
+    g = mx.compile(f)
+    for x in (a(2.0), a(5.0)):
+        out = g(x, {"a": x + 1})
+        assert list(out) == ["y", "p", "e", "m", "c"] and type(out["p"]) is Point and out["m"] is marker
+        assert (value(out["y"][0]), value(out["y"][1][0]), out["y"][1][1:]) == (2 * value(x), value(x), (3, None))
+        assert value(out["p"].x) == value(x) + 1 and out["e"] == [[], {}] and value(out["c"]) == V.tolist()
+    first, second = g(a(1.0), {"a": a(V)}), g(a(1.0), {"a": a(V)})
+    assert first["y"] is not second["y"]
+
+
+def test_results_without_computation():
+    assert mx.compile(lambda x: None)(Z) is None
+    assert mx.compile(lambda: 3)() == 3
+    assert value(mx.compile(lambda x: x)(Z)) == V.tolist()
+    assert value(mx.compile(lambda: mx.array(2.0) * 3)()) == 6.0
+    g = mx.compile(lambda x, y: [y, x, x])
+    assert [value(v) for v in g(a(1.0), a(2.0))] == [2.0, 1.0, 1.0] == [value(v) for v in g(a(1.0), a(2.0))]
+
+
+def test_arguments_are_copied_containers():
+    def f(d, items):
+        assert type(d) is dict
+        d["w"] = d["w"] * 2
+        items.append(d["w"])
+        items[0] = None
+        return mx.sum(d["w"])
+
+    d, items = {"w": a(V)}, [a(1.0)]
+    w, first = d["w"], items[0]
+    g = mx.compile(f)
+    assert [value(g(d, items)) for _ in range(2)] == [20.0, 20.0]
+    assert d["w"] is w and items == [first]
+
+
+def test_in_place_updates_of_arguments_stay_inside():
+    def f(x):
+        x[0] = 9.0
+        x += 1
+        return x
+
+    x = a(V)
+    g = mx.compile(f)
+    assert value(g(x)) == value(g(x)) == [10.0, 3.0, 4.0, 5.0] and value(x) == V.tolist()
+
+
+def test_closures_are_frozen():
+    box = [a(2.0)]
+    g = mx.compile(lambda x: x * box[0])
+    assert value(g(a(3.0))) == 6.0
+    box[0] = a(5.0)
+    assert value(g(a(3.0))) == 6.0 and value(g(a([3.0]))) == [15.0]
+    lazy = a(2.0) * 4
+    h = mx.compile(lambda x: x * lazy)
+    assert value(h(a(1.0))) == value(h(a(1.0))) == 8.0
+
+
+def test_an_uncaptured_input_is_refused():
+    z = a(1.0)
+    for f, kw in ((lambda x: z + x, {}), (lambda x: z, {}), (lambda x: x, {"outputs": [z]})):
+        with pytest.raises(ValueError, match=r"^\[compile\].*uncaptured inputs is not allowed"):
+            mx.compile(f, **kw)(z)
+    with pytest.raises(ValueError, match="uncaptured inputs"):
+        mx.compile(lambda x: z + x, inputs=[z])(a(2.0))
+
+
+# -- errors while tracing --------------------------------------------------------------------------------------------
+def test_a_trace_that_raises_leaves_no_entry():
+    fail = [True]
+
+    def f(x):
+        if fail[0]:
+            raise KeyError("boo")
+        return x * 2
+
+    g = mx.compile(f)
+    with pytest.raises(KeyError):
+        g(a(1.0))
+    assert g.cache_info().entries == 0
+    fail[0] = False
+    assert value(g(a(1.0))) == 2.0
+
+
+@pytest.mark.parametrize("read", [lambda x: x if x > 0 else -x, lambda x: x * x.item(), lambda x: (mx.eval(x * 2), x)[1],
+                                  lambda x: (print(x), x)[1], lambda x: mx.array(np.array(x))])  # fmt: skip
+def test_traced_arrays_cannot_be_read(read):
+    with pytest.raises(ValueError, match=r"^\[eval\].*not allowed.*test_compile.py:\d+"):
+        mx.compile(read)(a(1.0))
+    with mx.disable_compile():
+        mx.compile(read)(a(1.0))
+
+
+def test_constants_may_be_read_while_tracing():
+    z = a(3.0)
+    assert value(mx.compile(lambda x: x * (z * 2).item())(a(2.0))) == 12.0
+
+
+def test_a_leaked_placeholder_names_the_function():
+    box = []
+
+    def leaky(x):
+        box.append(x * 2)
+        return x
+
+    mx.compile(leaky)(a(1.0))
+    with pytest.raises(RuntimeError, match=r"^\[eval\].*leaky \(test_compile.py:\d+\).*inputs=, outputs="):
+        mx.eval(box[0])
+    with pytest.raises(RuntimeError, match="leaky"):
+        mx.compile(lambda x: x + box[0])(a(1.0))
+
+
+# -- captured state --------------------------------------------------------------------------------------------------
+def test_inputs_are_read_at_each_call():
+    state = {"w": a(2.0), "l": [a(3.0)], "n": 7}
+    f = Counter(lambda x: x * state["w"] + state["l"][0] * state["n"])
+    g = mx.compile(f, inputs=state)
+    w = state["w"]
+    assert value(g(a(1.0))) == 23.0 and state["w"] is w
+    state["w"], state["l"][0], state["n"] = a(5.0), a(1.0), 100  # non-array leaves keep their traced values
+    assert value(g(a(1.0))) == 12.0 and f.runs == 1
+    state["w"] = a([1.0, 2.0])
+    assert value(g(a(1.0))) == [101.0, 102.0] and f.runs == 2
+    state["l"].append(a(1.0))
+    g(a(1.0))
+    assert f.runs == 3
+
+
+def test_outputs_are_overwritten_after_each_call():
+    state = {"w": a(1.0), "m": {"v": a(0.0)}}
+
+    def step(x):
+        state["m"]["v"] = state["m"]["v"] + 1
+        state["w"] = state["w"] * x + state["m"]["v"]
+        return state["w"] * 10
+
+    def plain(w, v, x):
+        return w * x + v + 1, v + 1
+
+    f = Counter(step)
+    g = mx.compile(f, inputs=state, outputs=state)
+    w, v = 1.0, 0.0
+    for x in (2.0, 3.0, 4.0):
+        out = g(a(x))
+        w, v = plain(w, v, x)
+        assert (value(out), value(state["w"]), value(state["m"]["v"])) == (10 * w, w, v)
+    assert f.runs == 1
+
+
+def test_appended_outputs_keep_their_traced_length():
+    made = []
+
+    def f(x):
+        made.append(x * 2)
+        made.append(x + 1)
+        return x
+
+    g = mx.compile(f, outputs=made)
+    g(a(1.0))
+    assert [value(m) for m in made] == [2.0, 2.0]
+    g(a(5.0))
+    assert [value(m) for m in made] == [10.0, 6.0]
+    made.pop()
+    with pytest.raises(ValueError, match="another number of arrays"):
+        g(a(5.0))
+
+
+def test_in_place_updates_of_captured_state():
+    state = {"w": a([1.0, 2.0])}
+    before = state["w"]
+
+    def f(x):
+        state["w"][0] = x
+        return mx.sum(state["w"])
+
+    g = mx.compile(f, inputs=state, outputs=state)
+    assert value(g(a(5.0))) == 7.0 and value(state["w"]) == [5.0, 2.0] and value(before) == [1.0, 2.0]
+    assert value(g(a(6.0))) == 8.0 and value(state["w"]) == [6.0, 2.0]
+
+
+def test_without_outputs_reassigned_state_is_dead():
+    state = {"w": a(1.0), "k": a(2.0)}
+    k = state["k"]
+
+    def f(x):
+        state["w"] = state["w"] * x
+        return state["w"] * state["k"]
+
+    assert value(mx.compile(f, inputs=state)(a(3.0))) == 6.0
+    assert state["k"] is k
+    with pytest.raises(RuntimeError, match=r"\[eval\]"):
+        mx.eval(state["w"])
+
+
+def test_state_survives_a_trace_that_raises():
+    state = {"w": a(1.0), "l": [a(2.0)]}
+    w, item = state["w"], state["l"][0]
+
+    def f(x):
+        state["w"] = state["w"] * x
+        state["l"].append(x)
+        state["new"] = x
+        mx.random.uniform()
+        raise KeyError("boo")
+
+    mx.random.seed(4)
+    key = value(mx.random.state[0])
+    with pytest.raises(KeyError):
+        mx.compile(f, inputs=[state, mx.random.state], outputs=[state, mx.random.state])(a(3.0))
+    assert state == {"w": w, "l": [item]} and value(mx.random.state[0]) == key
+
+
+def test_tuples_and_bare_arrays_as_state():
+    state = [(a(1.0), [a(2.0)])]
+
+    def f(x):
+        first, rest = state[0]
+        rest[0] = rest[0] + first
+        state[0] = (first * x, rest)
+        return x
+
+    g = mx.compile(f, inputs=state, outputs=state)
+    g(a(3.0)), g(a(3.0))
+    assert value(state[0][0]) == 9.0 and value(state[0][1][0]) == 6.0
+
+
+def test_a_training_step_matches_eager_execution():
+    def make():
+        return {"w": a(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)), "b": a(np.zeros(3, np.float32))}
+
+    def loss(p, x, y):
+        return mx.mean((mx.tanh(mx.sum(x[:, :, None] * p["w"], 1) + p["b"]) - y) ** 2)
+
+    rng = np.random.default_rng(0)
+    batches = [(a(rng.standard_normal((5, 4)).astype(np.float32)), a(rng.standard_normal((5, 3)).astype(np.float32))) for _ in range(4)]
+
+    def run(wrap):
+        params, momentum = make(), {"w": a(np.zeros((4, 3), np.float32)), "b": a(np.zeros(3, np.float32))}
+        state = [params, momentum]
+
+        def step(x, y):
+            value, grads = mx.value_and_grad(loss)(params, x, y)
+            for k in params:
+                momentum[k] = 0.9 * momentum[k] + grads[k]
+                params[k] = params[k] - 0.1 * momentum[k]
+            return value
+
+        counted = Counter(step)
+        stepper = wrap(counted, state)
+        losses = [value(stepper(x, y)) for x, y in batches]
+        return losses, value(params["w"]), counted.runs
+
+    eager = run(lambda f, s: f)
+    compiled = run(lambda f, s: mx.compile(f, inputs=s, outputs=s))
+    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-5)
+    np.testing.assert_allclose(compiled[1], eager[1], rtol=1e-5, atol=1e-6)
+    assert (eager[2], compiled[2]) == (4, 1)
+
+
+# -- randomness ------------------------------------------------------------------------------------------------------
+def test_random_state_as_captured_state_gives_the_eager_sequence():
+    f = Counter(lambda x: x + mx.random.uniform(shape=(3,)) * mx.random.normal((3,)))
+    mx.random.seed(7)
+    eager = [value(f.fun(a(0.0))) for _ in range(3)]
+    after = value(mx.random.state[0])
+    for inputs in (mx.random.state, [{"k": [mx.random.state]}]):
+        f.runs = 0
+        g = mx.compile(f, inputs=inputs, outputs=inputs)
+        mx.random.seed(7)
+        np.testing.assert_allclose([value(g(a(0.0))) for _ in range(3)], eager, rtol=1e-5, atol=1e-6)
+        assert value(mx.random.state[0]) == after and f.runs == 1
+        mx.random.seed(7)
+        np.testing.assert_allclose(value(g(a(0.0))), eager[0], rtol=1e-5, atol=1e-6)
+
+
+def test_uncaptured_randomness_is_frozen_and_tracing_advances_the_state_once():
+    g = mx.compile(lambda: mx.random.uniform(shape=(3,)))
+    mx.random.seed(7)
+    real.random.seed(7)
+    first = value(g())
+    assert value(g()) == first
+    np.testing.assert_allclose(first, np.array(real.random.uniform(shape=(3,))), rtol=1e-6)
+    assert value(mx.random.uniform()) == real.random.uniform().item()
+
+
+def test_random_state_resolves_to_the_calling_thread():
+    g = mx.compile(lambda: mx.random.uniform(), inputs=mx.random.state, outputs=mx.random.state)
+    mx.random.seed(1)
+    found = {}
+
+    def work(seed):
+        mx.random.seed(seed)
+        found[seed] = [value(g()) for _ in range(3)]
+
+    for seed in (1, 2, 1):
+        thread = threading.Thread(target=work, args=(seed,))
+        thread.start()
+        thread.join()
+    main = [value(g()) for _ in range(3)]
+    assert main == found[1] != found[2]
+
+
+# -- composition -----------------------------------------------------------------------------------------------------
+def test_transforms_of_compiled_functions_are_differentiated_through():
+    f = Counter(lambda x, y: mx.sum(mx.sin(x) * y))
+    g = mx.compile(f)
+    for _ in range(2):
+        np.testing.assert_allclose(np.array(mx.grad(g)(a(V), a(V))), np.cos(V) * V, rtol=1e-5)
+    np.testing.assert_allclose(np.array(mx.vmap(g)(a(V[:, None]), a(V[:, None]))), np.sin(V) * V, rtol=1e-5)
+    assert f.runs == 3 and g.cache_info().entries == 0
+    np.testing.assert_allclose(np.array(mx.compile(mx.grad(g))(a(V), a(V))), np.cos(V) * V, rtol=1e-5)
+    assert g.cache_info().entries == 0
+
+
+def test_compiled_transforms_trace_once():
+    f = Counter(lambda x: mx.sum(x * x * x))
+    second = mx.compile(mx.grad(lambda x: mx.sum(mx.grad(f)(x))))
+    rows = mx.compile(mx.vmap(mx.grad(f)))
+    for _ in range(3):
+        assert value(second(a(V))) == (6 * V).tolist()
+        assert value(rows(a(V[None]))) == (3 * V * V)[None].tolist()
+    assert f.runs == 2
+
+
+def test_reading_values_is_fine_where_the_outer_transform_has_them():
+    g = mx.compile(lambda x: x * x if x.item() > 0 else -x)
+    assert value(mx.grad(g)(a(3.0))) == 6.0
+    with pytest.raises(ValueError, match=r"^\[eval\]"):
+        mx.compile(mx.vmap(lambda x: x if x > 0 else -x))(a(V))
+
+
+def test_a_closure_over_an_outer_tracer_is_part_of_the_outer_trace():
+    f = Counter(lambda y, box: None)
+    assert value(mx.grad(lambda x: mx.compile(lambda y: x * y)(a(2.0)))(a(3.0))) == 2.0
+    assert value(mx.vmap(lambda x: mx.compile(lambda y: (x * y, y))(a(2.0))[0])(a(V))) == (2 * V).tolist()
+    box = [a(10.0)]
+    f = Counter(lambda y: box[0] * y)
+    g = mx.compile(f)
+
+    def outer(x):
+        box[0] = x
+        return g(a(2.0))
+
+    assert value(mx.grad(outer)(a(3.0))) == 2.0 and g.cache_info().entries == 0
+    box[0] = a(10.0)
+    assert value(g(a(2.0))) == 20.0 and value(g(a(2.0))) == 20.0 and f.runs == 2
+    # Inside another trace, arguments that do not depend on it run at once.
+    assert value(mx.grad(lambda x: x * g(a(2.0)))(a(3.0))) == 20.0 and f.runs == 2
+
+
+def test_compiled_functions_inside_compiled_functions():
+    inner = Counter(lambda x: x + 1)
+    g = mx.compile(inner)
+    outer = mx.compile(lambda x: g(x) * g(a(1.0)))
+    assert value(outer(a(2.0))) == value(outer(a(2.0))) == 6.0
+    assert inner.runs == 2 and g.cache_info().entries == 1
+
+
+# -- shapeless -------------------------------------------------------------------------------------------------------
+def test_shapeless_never_freezes_a_shape():
+    g = mx.compile(lambda x: mx.reshape(x * 2, (x.shape[0] * x.shape[1], -1)), shapeless=True)
+    for shape in ((2, 3, 4), (5, 1, 2), (2, 3, 4)):
+        x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        np.testing.assert_array_equal(np.array(g(a(x))), 2 * x.reshape(shape[0] * shape[1], -1))
+
+
+# -- switching off ---------------------------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def compiling():
+    mx.enable_compile()
+    yield
+    mx.enable_compile()
+
+
+def test_the_switch_is_checked_on_each_call():
+    f = Counter(lambda x: x * 2)
+    g = mx.compile(f)
+    g(Z), g(Z)
+    assert f.runs == 1
+    mx.disable_compile()
+    g(Z), g(Z)
+    assert f.runs == 3
+    mx.enable_compile()
+    g(Z)
+    assert f.runs == 3
+
+
+def test_the_switch_as_context_manager_nests_and_restores():
+    f = Counter(lambda x: x * 2)
+    g = mx.compile(f)
+
+    def compiled():
+        f.runs = 0
+        g(Z), g(Z)
+        return f.runs < 2
+
+    with mx.disable_compile() as mode:
+        assert not compiled() and "disabled" in repr(mode)
+        with mx.enable_compile():
+            assert compiled()
+        assert not compiled()
+    assert compiled()
+    mx.disable_compile()
+    with pytest.raises(KeyError), mx.enable_compile():
+        assert compiled()
+        raise KeyError
+    assert not compiled()
+    mx.enable_compile()
+    context = mx.disable_compile()
+    assert not compiled()
+    with context:
+        pass
+    assert compiled()
+
+    @mx.disable_compile()
+    def decorated():
+        return compiled()
+
+    mx.enable_compile()
+    assert decorated() is False
+
+
+def test_decorators_partial_and_methods():
+    @functools.partial(mx.compile, shapeless=False)
+    def f(x, n=2):
+        """Doc."""
+        return x * n
+
+    assert f.__name__ == "f" and f.__doc__ == "Doc." and value(f(a(3.0))) == 6.0 and value(f(a(3.0), n=4)) == 12.0
+    g = mx.compile(functools.partial(lambda x, y: x - y, a(5.0)))
+    assert value(g(a(3.0))) == 2.0
