@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -414,7 +415,7 @@ class _Cache:
 
 
 # -- the public functions --------------------------------------------------------------------------------------------
-_caches: weakref.WeakSet[_Cache] = weakref.WeakSet()
+_caches: weakref.WeakKeyDictionary[Callable, _Cache] = weakref.WeakKeyDictionary()  # by compiled function
 
 
 def compile(  # noqa: A001 (MLX's name)
@@ -434,7 +435,6 @@ def compile(  # noqa: A001 (MLX's name)
     """
     check_callable("compile", fun)
     cache = _Cache(fun, inputs, outputs)
-    _caches.add(cache)
 
     @functools.wraps(fun, updated=())
     def compiled(*args: Any, **kwargs: Any) -> Any:
@@ -483,7 +483,21 @@ def compile(  # noqa: A001 (MLX's name)
 
     compiled.cache_info = cache.info  # type: ignore[attr-defined]
     compiled.cache_clear = cache.clear  # type: ignore[attr-defined]
+    _caches[compiled] = cache
     return compiled
+
+
+def traced(fun: Callable, args: tuple, kwargs: dict) -> Program:
+    """The program that a call of `fun`, compiled or plain, is compiled to.
+
+    Nothing is evaluated, and captured state stays as it is. Raises what `compile` raises.
+    """
+    cache = (_caches.get(fun) if inspect.isfunction(fun) else None) or _Cache(fun, None, None)
+    snapshot = _Snapshot(cache.inputs, cache.outputs)
+    try:
+        return cache.trace(args, kwargs, [x._value for x in leaves((args, kwargs)) if isinstance(x, array)]).program
+    finally:
+        snapshot.restore()
 
 
 def _compiler_cache() -> Any:
@@ -498,7 +512,7 @@ def compile_cache_info() -> Any:
 
 def clear_compile_cache() -> None:
     """Forget all signatures of compiled functions and all executables in memory; the disk cache keeps its own."""
-    for cache in list(_caches):
+    for cache in list(_caches.values()):
         cache.clear()
     _compiler_cache().clear()
 

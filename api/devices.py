@@ -1,4 +1,4 @@
-"""Devices and streams. Arrays are computed on the CPU, in program order: streams exist so that programs that name them run."""
+"""Devices and streams. Arrays are computed on the CPU, in program order; streams exist for programs that name them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlxir.fast`: names that MLX has kernels for. Here they are compositions of plain operations, which the compiler fuses."""
+"""`mlxir.fast`: what MLX has kernels for. Here these are compositions of plain operations, which the compiler fuses."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _check_norm(name: str, x: Value, **parameters: Value | None) -> Dtype:
         if p.shape[0] != x.shape[-1]:
             raise failure(
                 ValueError,
-                f"[{name}] ({what}) must have the same size as the last dimension of x ({x.shape[-1]}) but has {p.shape[0]}"
-                " elements.",
+                f"[{name}] ({what}) must have the same size as the last dimension of x ({x.shape[-1]})"
+                f" but has {p.shape[0]} elements.",
             )
         dtype = promote(dtype, p.dtype)
     if not dtype.is_float:
@@ -167,7 +167,8 @@ def _rotation(
         if len(start.shape) > 1 or (start.shape and start.shape[0] not in (1, x.shape[0])):
             raise failure(
                 ValueError,
-                f"[rope] offset must be a scalar or vector with {x.shape[0]} elements but has shape {text(start.shape)}.",
+                f"[rope] offset must be a scalar or vector with {x.shape[0]} elements but has shape"
+                f" {text(start.shape)}.",
             )
         start = reshape(start, start.shape + (1,) * (rank - 1)) if start.shape else start
     else:
@@ -199,8 +200,8 @@ def scaled_dot_product_attention(
 ) -> array:
     """softmax(scale * q @ k.T + mask) @ v for q (B, N_q, T_q, D), k and v (B, N_kv, T_kv, D), N_q a multiple of N_kv.
 
-    `mask` is "causal" (aligned at the lower right), a bool or an additive array; `sinks` adds a logit per query head to the
-    softmax's sum. The softmax runs in float32.
+    `mask` is "causal" (aligned at the lower right), a bool or an additive array; `sinks` adds a logit per query head to
+    the softmax's sum. The softmax runs in float32.
     """
     queries, keys, weights = (check_array("scaled_dot_product_attention", a)._value for a in (q, k, v))
     dtype, heads, groups = _check_attention(queries, keys, weights)
@@ -268,7 +269,8 @@ def _masked_scores(scores: Value, mask: str | array, shape: tuple[int, ...]) -> 
         if len(allowed.shape) > 4 or broadcast_shape("scaled_dot_product_attention", allowed.shape, shape) != shape:
             raise failure(
                 ValueError,
-                f"[scaled_dot_product_attention] mask with shape {text(allowed.shape)} does not broadcast to {text(shape)}.",
+                f"[scaled_dot_product_attention] mask with shape {text(allowed.shape)} does not broadcast to"
+                f" {text(shape)}.",
             )
         if len(allowed.shape) >= 3:
             heads = allowed.shape[-3]

@@ -78,8 +78,8 @@ _METHODS = {
     "split": _split, "diagonal": _diagonal, "view": views.view,
     **{f.__name__: f for f in (
         shape.flatten, shape.squeeze, shape.swapaxes, shape.moveaxis, shape.diag,
-        elementwise.abs, elementwise.square, elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal, elementwise.exp,
-        elementwise.log, elementwise.log2, elementwise.log10, elementwise.log1p, elementwise.sin, elementwise.cos,
+        elementwise.abs, elementwise.square, elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal,
+        elementwise.exp, elementwise.log, elementwise.log2, elementwise.log10, elementwise.log1p, elementwise.sin, elementwise.cos,
         elementwise.round,
         reduce.sum, reduce.prod, reduce.min, reduce.max, reduce.mean, reduce.var, reduce.std, reduce.all, reduce.any,
         reduce.argmin, reduce.argmax, reduce.logsumexp, reduce.cumsum, reduce.cumprod, reduce.cummax, reduce.cummin,

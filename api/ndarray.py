@@ -1,11 +1,12 @@
 """The class `array`: a mutable reference to an immutable `Value` of the trace.
 
-Only what every array needs lies here: construction, attributes, operators and conversions. Methods that are public functions
-(`a.sum()`, indexing) are bound by `methods.py`, so that the functions may be written in terms of this class.
+Only what every array needs lies here: construction, attributes, operators and conversions. Methods that are public
+functions (`a.sum()`, indexing) are bound by `methods.py`, so that the functions may be written in terms of this class.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -51,8 +52,15 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
         if isinstance(x, (list, tuple)) or not (isinstance(x, (int, float, complex)) or interop.holds_data(x)):
             raise _cannot(word, x)
         return interop.to_value(x, dtype)
+    # Equal constants share a node (not a value: its age matters to traces). 0.0 and -0.0 are equal only as keys.
+    node = _constant_node(x, dtype) if x else _constant_node.__wrapped__(x, dtype)
+    return Value((), dtype, node)
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant_node(x: Any, dtype: Dtype) -> Node:
     attrs = {"value": x, "shape": (), "dtype": dtype}
-    return Value((), dtype, Node(_FULL, attrs, (), (_new_tuple(Aval, ((), dtype)),), None))
+    return Node(_FULL, attrs, (), (_new_tuple(Aval, ((), dtype)),), None)
 
 
 def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool = False, instead: Any = ()) -> Any:
@@ -135,8 +143,8 @@ def _bits(name: str, word: str, shift: bool = False) -> Any:
 class array:
     """An n-dimensional array, evaluated lazily.
 
-    `array(val, dtype=None)` takes numbers, nested lists and tuples (also with arrays or NumPy data as leaves), buffers, NumPy
-    and DLPack arrays. Python ints give int32 (int64 if they do not fit), floats float32, NumPy's float64 float32.
+    `array(val, dtype=None)` takes numbers, nested lists and tuples (also with arrays or NumPy data as leaves), buffers,
+    NumPy and DLPack arrays. Python ints give int32 (int64 if they do not fit), floats float32, NumPy's float64 float32.
     Raises ValueError for ragged lists and unsupported types.
     """
 
@@ -240,7 +248,7 @@ class array:
 
     def __buffer__(self, flags: int) -> memoryview:
         """Python's buffer protocol (asked for from Python 3.12 on)."""
-        return memoryview(interop.read_only(self._numpy()))
+        return memoryview(interop.read_only(self._numpy()))  # type: ignore[arg-type]
 
     def __dlpack__(
         self,

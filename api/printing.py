@@ -14,7 +14,7 @@ _EDGE = 3  # elements shown at either end of a shortened axis
 
 
 class PrintOptions:
-    """`precision`: digits behind the point of floating-point numbers; -1 means 6 significant ones, without trailing zeros."""
+    """`precision`: digits behind the point of floating-point numbers; -1: 6 significant ones, no trailing zeros."""
 
     def __init__(self, precision: int = -1):
         if not isinstance(precision, int):

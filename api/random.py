@@ -242,11 +242,10 @@ def randint(
         raise ValueError("[randint] randint only accepts integer dtypes and bool.")
     first, end = as_value(low), as_value(high)
     drawn = values.cast(values.unary(_FLOOR, _between(first, end, _shape(shape), float32, _next_key(key))), dtype)
-    if dtype is bool_:
-        return wrap(drawn)
-    # Rounding in float32 may reach `high`: clamp in the integer dtype.
-    last = values.binary(_SUB, values.cast(end, dtype), values.full(1, (), dtype))
-    return wrap(values.binary(_MAX, values.binary(_MIN, drawn, last), values.cast(first, dtype)))
+    if dtype is not bool_:
+        # Rounding in float32 may reach `high`: clamp in the integer dtype.
+        drawn = values.binary(_MIN, drawn, values.binary(_SUB, values.cast(end, dtype), values.full(1, (), dtype)))
+    return wrap(values.binary(_MAX, drawn, values.cast(first, dtype)))
 
 
 def bernoulli(p: Any = 0.5, shape: Sequence[int] | None = None, key: array | None = None, stream: Any = None) -> array:

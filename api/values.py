@@ -35,7 +35,7 @@ def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any
 
 
 def full(value: Any, shape: Shape, dtype: Dtype) -> Value:
-    """A constant array; `value` is a Python number, made one of the dtype's kind so that equal constants are equal nodes."""
+    """A constant array. `value`, a Python number, is made one of the dtype's kind: equal constants are equal nodes."""
     return record(_FULL, (), {"value": _PYTHON[dtype.kind](value), "shape": shape, "dtype": dtype}, shape, dtype)
 
 
@@ -111,7 +111,7 @@ def broadcast_to(x: Value, shape: Shape) -> Value:
 
 
 def static_slice(x: Value, start: Sequence[int], stop: Sequence[int], strides: Sequence[int] | None = None) -> Value:
-    """`x[start:stop:strides]`; bounds are normalised (see the record), so a stop of -1 means "before the first element"."""
+    """`x[start:stop:strides]` by normalised bounds (see the record): a stop of -1 means "before the first element"."""
     strides = (1,) * len(x.shape) if strides is None else tuple(strides)
     start, stop = tuple(start), tuple(stop)
     shape = tuple([len(range(a, b, s)) for a, b, s in zip(start, stop, strides, strict=True)])
@@ -158,11 +158,11 @@ def axis_of(name: str, axis: int, ndim: int) -> int:
 
 
 def axes_of(name: str, axis: int | Sequence[int] | None, ndim: int) -> Shape:
-    """The axes that an `axis=` argument names, sorted; None means all. Raises where one is out of range or named twice."""
-    if type(axis) is int:
-        return (axis_of(name, axis, ndim),)
+    """The axes of an `axis=` argument, sorted; None means all. Raises where one is out of range or named twice."""
     if axis is None:
         return tuple(range(ndim))
+    if isinstance(axis, int):
+        return (axis_of(name, axis, ndim),)
     axes = sorted([axis_of(name, int(a), ndim) for a in axis])
     if len(set(axes)) != len(axes):
         raise with_place(

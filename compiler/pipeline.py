@@ -85,10 +85,10 @@ def _lower(fused: Fused) -> Loops:
     return Loops(module, steps, make_plan(fused, kernels))
 
 
-def compile_program(program: Program) -> tuple[bytes, Schedule]:
+def compile_program(program: Program, observe: Observer | None = None) -> tuple[bytes, Schedule]:
     """Object code for this processor, and how to call it."""
     start = time.perf_counter()
-    observe = observer(program.name)
+    observe = observe or observer(program.name)
     module, steps, plan = lowered(program, observe)
     code = cpu.generate(module, steps, plan)
     observe("llvm", lambda: code.text)

@@ -45,8 +45,8 @@ def _inexact_pair(name: str, a: Value, b: Value) -> tuple[Value, Value]:
     if dtype not in INEXACT:
         raise failure(
             ValueError,
-            f"[{name}] Only inexact types are supported but {a.dtype.name} and {b.dtype.name} were provided which results in"
-            f" {dtype.name}, which is not a floating point type.",
+            f"[{name}] Only inexact types are supported but {a.dtype.name} and {b.dtype.name} were provided which"
+            f" results in {dtype.name}, which is not a floating point type.",
         )
     return cast(a, dtype), cast(b, dtype)
 
@@ -66,8 +66,8 @@ def matmul_value(a: Value, b: Value, name: str = "matmul") -> Value:
     if left[-1] != right[-2]:
         raise failure(
             ValueError,
-            f"[{name}] Last dimension of first input with shape {text(left)} must match second to last dimension of second"
-            f" input with shape {text(right)}.",
+            f"[{name}] Last dimension of first input with shape {text(left)} must match second to last dimension of"
+            f" second input with shape {text(right)}.",
         )
     if len(left) > 2 and len(right) == 2:
         # One large product instead of a batch of small ones with the same right side.
@@ -97,8 +97,8 @@ def addmm(
     if dtype not in INEXACT:
         raise failure(
             ValueError,
-            f"[addmm] Only real floating point types are supported but {z.dtype.name}, {x.dtype.name} and {y.dtype.name} were"
-            f" provided which results in {dtype.name}, which is not a real floating point type.",
+            f"[addmm] Only real floating point types are supported but {z.dtype.name}, {x.dtype.name} and"
+            f" {y.dtype.name} were provided which results in {dtype.name}, which is not a real floating point type.",
         )
     out = matmul_value(cast(x, dtype), cast(y, dtype), "addmm")
     if broadcast_shape("addmm", z.shape, out.shape) != out.shape:
@@ -115,7 +115,8 @@ def inner(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
     """Products of the last axes of all pairs of vectors in `a` and `b`."""
     x, y = check_array("inner", a)._value, check_array("inner", b)._value
     if not x.shape or not y.shape:
-        return wrap(binary(elementwise.multiply, *promoted(x, y)))
+        x, y = promoted(x, y)
+        return wrap(binary(elementwise.multiply, x, y))
     if x.shape[-1] != y.shape[-1]:
         raise failure(ValueError, "[inner] a and b must have the same last dimension.")
     return tensordot(a, b, ([-1], [-1]))
@@ -315,7 +316,8 @@ def _operands(subscripts: str, operands: Sequence[Any]) -> tuple[list[_Operand],
             if n not in (1, size[c]):
                 raise failure(
                     ValueError,
-                    f"[einsum] Cannot broadcast dimension {d} of input {i} with shape {text(v.shape)} to size {size[c]}.",
+                    f"[einsum] Cannot broadcast dimension {d} of input {i} with shape {text(v.shape)} to size"
+                    f" {size[c]}.",
                 )
         v = broadcast_to(v, tuple([size[c] for c in t]))
         while len(set(t)) != len(t):

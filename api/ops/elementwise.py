@@ -1,7 +1,7 @@
 """Elementwise functions: dtype rules of MLX, then one primitive or a short composition.
 
-Functions of one operand that are not exact on integers compute those in float32. Two operands are promoted to their common
-dtype and broadcast; Python numbers are weak.
+Functions of one operand that are not exact on integers compute those in float32. Two operands are promoted to their
+common dtype and broadcast; Python numbers are weak.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _inexact(name: str, doc: str, real: bool = False) -> Unary:
 
 
 def _same(name: str, doc: str, integers_as_they_are: bool = False) -> Unary:
-    """A function whose result has the operand's dtype; where `integers_as_they_are`, it changes real inexact ones only."""
+    """A function whose result has the operand's dtype; `integers_as_they_are`: it changes real inexact ones only."""
     primitive = RECORDS[name]
 
     def function(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
@@ -169,7 +169,7 @@ def _is_nan(x: Value) -> Value:
 
 def _is_inf(x: Value) -> Value:
     hits = [binary(prim.equal, unary(prim.abs_, p), full(math.inf, (), p.dtype), bool_) for p in _parts(x)]
-    return hits[0] if len(hits) == 1 else binary(prim.logical_or, *hits)
+    return hits[0] if len(hits) == 1 else binary(prim.logical_or, hits[0], hits[1])
 
 
 def isnan(a: Operand, stream: StreamOrDevice = None) -> array:
@@ -375,9 +375,11 @@ def clip(a: Operand, /, a_min: Operand | None, a_max: Operand | None, *, stream:
     x = as_value(a)
     partner = x.dtype
     if a_min is not None:
-        x = binary(prim.maximum, *promoted(x, as_value(a_min, partner)))
+        low, x = promoted(as_value(a_min, partner), x)
+        x = binary(prim.maximum, x, low)
     if a_max is not None:
-        x = binary(prim.minimum, *promoted(x, as_value(a_max, partner)))
+        high, x = promoted(as_value(a_max, partner), x)
+        x = binary(prim.minimum, x, high)
     return wrap(x)
 
 

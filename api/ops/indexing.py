@@ -1,8 +1,8 @@
 """Indexing on read and write, and the functions that gather or scatter.
 
-Static ints and slices are one `slice` (or `slice_update`) and a reshape; integer arrays are a `gather` (or `scatter`) on what the
-slices leave. Ints beside arrays count as arrays of shape (), as in NumPy. Static ints are checked; array indices are clamped on
-read and dropped on write where they are out of range.
+Static ints and slices are one `slice` (or `slice_update`) and a reshape; integer arrays are a `gather` (or `scatter`) on
+what the slices leave. Ints beside arrays count as arrays of shape (), as in NumPy. Static ints are checked; array indices
+are clamped on read and dropped on write where they are out of range.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _index_array(item: Any) -> Value | None:
     return value
 
 
-def _has_leaf(items: list) -> bool:
+def _has_leaf(items: Sequence[Any]) -> bool:
     return any(_has_leaf(i) if isinstance(i, (list, tuple)) else True for i in items)
 
 
@@ -119,7 +119,10 @@ def _checked(i: int, n: int) -> int:
 
 
 def _plan(shape: Shape, index: Any) -> _Plan:
-    """Reads an index expression. Raises ValueError for unsupported types and too many indices, IndexError for ints out of range."""
+    """Reads an index expression.
+
+    Raises ValueError for unsupported types and too many indices, IndexError for ints out of range.
+    """
     items = index if type(index) is tuple else (index,)
     ndim = len(shape)
     consumed = 0
@@ -331,8 +334,8 @@ def _masked(x: Value, mask: Value, source: Value) -> Value:
     if mask.shape != x.shape[:rank]:
         raise failure(
             ValueError,
-            "[masked_scatter] The boolean mask should have the same shape as the beginning of the indexed array but the mask has"
-            f" shape {text(mask.shape)} and the array has shape {text(x.shape)}",
+            "[masked_scatter] The boolean mask should have the same shape as the beginning of the indexed array but the"
+            f" mask has shape {text(mask.shape)} and the array has shape {text(x.shape)}",
         )
     rest = x.shape[rank:]
     wide = reshape(mask, mask.shape + (1,) * len(rest))
@@ -358,7 +361,7 @@ def _masked(x: Value, mask: Value, source: Value) -> Value:
 
 
 def setitem(self: array, index: Any, update: Any) -> None:
-    """`self[index] = update`: the array refers to a new value afterwards; the update is cast to its dtype and broadcast."""
+    """`self[index] = update`: the array refers to a new value; the update is cast to its dtype and broadcast."""
     x = self._value
     source = _source(x, update)
     mask = None if type(index) is int else _mask(index)

@@ -1,4 +1,4 @@
-"""Functions that rearrange elements: all of them compositions of reshape, transpose, broadcast, slice, concatenate and pad."""
+"""Functions that rearrange elements, composed of reshape, transpose, broadcast, slice, concatenate and pad."""
 
 from __future__ import annotations
 
@@ -286,8 +286,9 @@ def concatenate(arrays: Sequence[array] | array, axis: int | None = 0, *, stream
         if v.shape[:axis] != first[:axis] or v.shape[axis + 1 :] != first[axis + 1 :]:
             raise failure(
                 ValueError,
-                "[concatenate] All the input array dimensions must match exactly except for the concatenation axis. However,"
-                f" the provided shapes are {', '.join(text(u.shape) for u in values)}, and the concatenation axis is {axis}.",
+                "[concatenate] All the input array dimensions must match exactly except for the concatenation axis."
+                f" However, the provided shapes are {', '.join(text(u.shape) for u in values)}, and the concatenation"
+                f" axis is {axis}.",
             )
     return wrap(join(promoted(*values), axis))
 
@@ -530,7 +531,10 @@ def as_strided(
     *,
     stream: StreamOrDevice = None,
 ) -> array:
-    """Element `offset + sum(i * stride)` of the flattened array at each index i. Raises ValueError for positions outside it."""
+    """Element `offset + sum(i * stride)` of the flattened array at each index i.
+
+    Raises ValueError for positions outside the array.
+    """
     x = check_array("as_strided", a)._value
     sizes = x.shape if shape is None else shape_of("as_strided", shape)
     if strides is None:

@@ -74,7 +74,7 @@ def topk(a: array, /, k: int, axis: int | None = -1, *, stream: StreamOrDevice =
 def searchsorted(
     sorted_sequence: array, values: array, /, side: str = "left", *, stream: StreamOrDevice = None
 ) -> array:
-    """Positions (uint32) at which `values` keep the 1-D sequence sorted; before equal elements, or behind them (`right`)."""
+    """Positions (uint32) at which `values` keep the 1-D sequence sorted: before equal elements, or behind (`right`)."""
     if side not in ("left", "right"):
         raise failure(ValueError, f"[searchsorted] Invalid side '{side}'. Expected 'left' or 'right'.")
     x = check_array("searchsorted", sorted_sequence)._value

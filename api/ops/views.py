@@ -24,7 +24,7 @@ def _bits(x: Value, dtype: Dtype) -> Value:
 def view(a: Operand, dtype: Dtype, stream: StreamOrDevice = None) -> array:
     """The same bytes as elements of `dtype` (little-endian); where sizes differ, the last axis grows or shrinks.
 
-    Raises ValueError for scalars whose size would change, and for a last axis that is no multiple of the larger element.
+    Raises ValueError for scalars whose size would change, and for a last axis that is no multiple of the new size.
     """
     x = as_value(a)
     check_dtype("view", dtype)
@@ -43,8 +43,8 @@ def view(a: Operand, dtype: Dtype, stream: StreamOrDevice = None) -> array:
     if n % count:
         raise failure(
             ValueError,
-            "[view] When viewing as a larger dtype, the size in bytes of the last axis must be a multiple of the requested type"
-            " size.",
+            "[view] When viewing as a larger dtype, the size in bytes of the last axis must be a multiple of the"
+            " requested type size.",
         )
     wide = cast(reshape(words, (*lead, n // count, count)), _UNSIGNED[new])
     total = reshape(slice_axis(wide, len(lead) + 1, 0, 1), (*lead, n // count))

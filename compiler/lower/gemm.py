@@ -37,7 +37,7 @@ from mlxir.dialects.mx.contract import matmul
 from mlxir.dialects.mx.shape import broadcast_index, reshape
 from mlxir.runtime.dtypes import Dtype, bool_, float32, float64
 
-PANEL = int(__import__('os').environ.get('PANEL','384'))  # of K: a panel of b (PANEL x tile columns) streams from L2 while the rows of a stay in L1
+PANEL = int(__import__('os').environ.get('PANEL','512'))  # of K: a panel of b (PANEL x tile columns) streams from L2 while the rows of a stay in L1
 SCRATCH_BYTES = 1 << 17
 BLOCKS = 16  # at least so many iterations where the shape allows it: an even share for a few threads
 SMALL = 1 << 11  # multiply-adds up to which tiles do not pay
@@ -324,7 +324,7 @@ class _Blocked:
     # -- choices ----------------------------------------------------------------------------------------------------
     def _choose(self, vector_bytes: int) -> None:
         lanes, registers = vector_bytes // self.dtype.size, 16 if vector_bytes == 32 else 32
-        few = self.m <= int(__import__('os').environ.get('FEW','8')) or self.n == 1
+        few = self.n == 1 or self.m <= min(64, self.depth // lanes)  # a sum across a register costs about as much as lanes
         if few and self.a.depth_stride == 1 and self.b.depth_stride == 1 and self.depth >= lanes:
             rows = min(self.m, 4)
             self.tile = _Tile(rows, min(self.n, 8 if rows == 1 else 4), lanes, along_k=True)
@@ -339,7 +339,7 @@ class _Blocked:
         self.pack_a = not self.a.strided or (self.m > 8 and many and (crowded or large))
         self.tile = _choose_tile(min(self.m, 8) if crowded and not self.pack_a else self.m, self.n, lanes, registers)
         in_place = self.b.lane_stride == 1 and self.n >= self.tile.columns
-        self.pack_b = not in_place or (self.row_tiles_of(self.m) > 4 and self.depth * self.n * size > 1 << 18)
+        self.pack_b = not in_place or (self.row_tiles_of(self.m) > 6 and self.depth * self.n * size > 1 << 18)
         import os
         if "PA" in os.environ: self.pack_a=bool(int(os.environ["PA"]))
         if "PB" in os.environ: self.pack_b=bool(int(os.environ["PB"]))
@@ -362,6 +362,7 @@ class _Blocked:
         else:
             rows = min(self.row_tiles, max(1, SCRATCH_BYTES // ((columns + 1) * tile.columns * size) // tile.rows))
         rows, columns = self._share(rows, columns, 256 // tile.columns if streamed else 1)
+        if 'BR' in __import__('os').environ: rows,columns=map(int,__import__('os').environ['BR'].split(','))
         self.block_rows, self.block_columns = rows, columns
         self.stride = (columns + (1 if self.column_overlap else 0)) * tile.columns
         self.front = tile.columns if self.column_overlap else 0
