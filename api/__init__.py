@@ -2,11 +2,12 @@
 
 # ruff: noqa: F401, F403 -- this file re-exports and does nothing else
 
-from . import cuda, distributed, fast, linalg, metal, random
+from . import cuda, distributed, fast, linalg, metal, random, testing
 from .compilation import *
 from .constants import *
 from .devices import *
 from .dtype_info import *
+from .dump import *
 from .interop import ArrayLike
 from .memory import *
 from .methods import *
@@ -31,6 +32,7 @@ from .runtime.dtypes import (
     uint32,
     uint64,
 )
+from .testing import *
 from .transforms import *
 
 __version__ = "0.1.0"

@@ -57,12 +57,13 @@ class Spec:
 def trace(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Program:
     """The program of `fn` for abstract arguments: trees of arrays, specs (also as strings) and constants.
 
-    Arrays that `fn` captures become parameters after those of the arguments. Raises what `fn` raises, and ValueError if it computes nothing.
+    Arrays that `fn` captures become parameters after those of the arguments. Raises what `fn` raises, and ValueError if
+    it computes nothing.
     """
     check_callable("dump", fn)
     program = traced(fn, tree_map(_abstract, args), tree_map(_abstract, kwargs))
     if not program.outputs:
-        raise ValueError(f"[dump] {describe(fn)[0]} computes nothing: all it returns are its arguments or arrays from outside.")
+        raise ValueError(f"[dump] {describe(fn)[0]} computes nothing: it returns arguments or arrays from outside.")
     return program
 
 
@@ -101,6 +102,21 @@ def compile_stages(program: Program, target: str, stages: list[str], show: Calla
         pipeline().compile_metal(program, observe)
 
 
+def write_stages(program: Program, directory: str | Path, target: str, stages: list[str]) -> list[Path]:
+    """One numbered file per stage in `directory`, which is made; those before an error are written."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {stage: folder / pipeline().STAGES[stage][0] for stage in stages}
+    for file in files.values():
+        file.unlink(missing_ok=True)  # an old file must not pass for a stage that is not reached
+    compile_stages(program, target, stages, lambda stage, text: _write(files[stage], text))
+    return list(files.values())
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text.rstrip("\n") + "\n")
+
+
 def dump(
     fn: Callable,
     /,
@@ -112,23 +128,13 @@ def dump(
 ) -> Path:
     """Write what the compiler makes of `fn` into `directory`, one numbered file per stage; returns the directory.
 
-    `fn` is a plain function or one made by `compile`; it is traced, never run. `args` and `kwargs` are trees of arrays, of
-    abstract arrays (`Spec`, or a string such as "f32[64,64]") and of constants; arrays that `fn` captures become parameters.
-    `target` is "cpu" (LLVM IR, assembly and the schedule) or "metal" (shaders and the schedule; on any machine), `stages`
-    names the stages to write.
+    `fn` is a plain function or one made by `compile`; it is traced, never run. `args` and `kwargs` are trees of arrays,
+    of abstract arrays (`Spec`, or a string such as "f32[64,64]") and of constants; arrays that `fn` captures become
+    parameters. `target` is "cpu" (LLVM IR, assembly, schedule) or "metal" (shaders and their schedule, on any machine);
+    `stages` names those to write, all by default.
 
-    Raises ValueError for unknown targets or stages, and what tracing and compiling raise; stages before an error are written.
+    Raises ValueError for unknown targets or stages, and what tracing and compiling raise.
     """
     wanted = select(target, stages)
-    program = trace(fn, args, kwargs)
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {stage: folder / pipeline().STAGES[stage][0] for stage in wanted}
-    for file in files.values():
-        file.unlink(missing_ok=True)  # an old file must not pass for a stage that is not reached
-    compile_stages(program, target, wanted, lambda stage, text: _write(files[stage], text))
-    return folder
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text.rstrip("\n") + "\n")
+    write_stages(trace(fn, args, kwargs), directory, target, wanted)
+    return Path(directory)

@@ -110,8 +110,7 @@ def converted(data: np.ndarray, dtype: Dtype | None, copy: bool = True) -> np.nd
 
 def from_number(x: bool | int | float | complex, dtype: Dtype | None = None) -> Value:
     """A Python number as a concrete rank-0 value; one that does not fit an explicit integer dtype wraps around."""
-    dtype = dtypes.scalar_dtype(x) if dtype is None else dtype
-    return constant(converted(_wide([x], dtype).reshape(()), dtype))
+    return constant(_numbers(x, dtype))
 
 
 def from_sequence(items: Any, dtype: Dtype | None = None) -> Value:
@@ -119,52 +118,55 @@ def from_sequence(items: Any, dtype: Dtype | None = None) -> Value:
 
     Without arrays among the leaves the result is a constant; with arrays it is recorded, so that it can be traced.
     """
-    leaves = list(_leaves(items))
-    if any(getattr(leaf, "_value", None) is not None for leaf in leaves):
+    kinds = _leaf_types(items)
+    other = [k for k in kinds if not issubclass(k, (bool, int, float, complex))]
+    if not other:
+        return constant(_numbers(items, dtype))
+    for kind in other:
+        if not issubclass(kind, (np.ndarray, np.generic)) and not hasattr(kind, "_value"):
+            raise _error(ValueError, f"[array] Invalid type {kind.__name__} received in array initialization.")
+    if any(hasattr(kind, "_value") for kind in other):
         return _stacked(items, dtype)
-    shape = _shape(items)
-    if any(isinstance(leaf, (np.ndarray, np.generic)) for leaf in leaves):
-        flat = np.concatenate([converted(np.asarray(leaf), None).ravel() for leaf in leaves])
-        return constant(converted(flat.reshape(shape), dtype))
-    if dtype is None:
-        dtype = _leaf_dtype(leaves)
-    wide = _wide(leaves, dtype)
-    return constant(converted(wide.reshape(shape), dtype))
+    flat = np.concatenate([converted(np.asarray(leaf), None).ravel() for leaf in _leaves(items)])
+    return constant(converted(flat.reshape(_shape(items)), dtype))
 
 
-def _leaf_dtype(leaves: list[Any]) -> Dtype:
-    """complex64, float32, int32 (int64 where a number needs it) or bool: the first that any leaf asks for."""
-    kinds = set(map(type, leaves))
-    if any(issubclass(k, complex) for k in kinds):
-        return dtypes.complex64
-    if not leaves or any(issubclass(k, float) for k in kinds):
-        return dtypes.float32
-    if kinds == {bool}:
-        return dtypes.bool_
-    return dtypes.int32 if all(-(2**31) <= n < 2**31 for n in leaves) else dtypes.int64
+def _leaf_types(items: Any) -> set[type]:
+    """The types of all leaves; a set per level keeps large lists quick."""
+    kinds = set(map(type, items))
+    nested = {k for k in kinds if issubclass(k, (list, tuple))}
+    if nested:
+        kinds = (kinds - nested).union(*[_leaf_types(item) for item in items if type(item) in nested])
+    return kinds
 
 
-def _wide(leaves: list[Any], dtype: Dtype) -> np.ndarray:
-    """The leaves in the widest NumPy type of their kind, from which a cast wraps or truncates as MLX's does."""
-    kinds = set(map(type, leaves))
-    if any(issubclass(k, complex) for k in kinds):
-        return np.array(leaves, np.complex128)
-    if any(issubclass(k, float) for k in kinds) or dtype.is_inexact:
-        return np.array(leaves, np.float64)
+def _numbers(items: Any, dtype: Dtype | None) -> np.ndarray:
+    """A Python number, or nested sequences of them, as data of `dtype`.
+
+    By default complex64, float32, int32 (int64 where a number needs it) or bool, the first that a leaf asks for.
+    """
     try:
-        return np.array(leaves, np.int64 if dtype is not dtypes.uint64 else None)
-    except OverflowError:
-        raise _error(ValueError, "[array] an integer does not fit 64 bits") from None
+        wide = np.array(items)
+    except ValueError:
+        raise _error(ValueError, "[array] Initialization encountered non-uniform length.") from None
+    if wide.dtype.kind not in ("biufc" if dtype is dtypes.uint64 else "bifc"):
+        raise _error(ValueError, "[array] an integer does not fit 64 bits")
+    if dtype is None:
+        kind = wide.dtype.kind
+        if kind == "i":
+            small = not wide.size or (wide.min() >= -(2**31) and wide.max() < 2**31)
+            dtype = dtypes.int32 if small else dtypes.int64
+        else:
+            dtype = {"b": dtypes.bool_, "f": dtypes.float32, "c": dtypes.complex64}[kind]
+    return converted(wide, dtype)
 
 
 def _leaves(items: Any) -> Iterator[Any]:
     for item in items:
         if isinstance(item, (list, tuple)):
             yield from _leaves(item)
-        elif isinstance(item, (bool, int, float, complex, np.ndarray, np.generic)) or hasattr(item, "_value"):
-            yield item
         else:
-            raise _error(ValueError, f"[array] Invalid type {type(item).__name__} received in array initialization.")
+            yield item
 
 
 def _shape(items: Any) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ def get_active_memory() -> int:
 
 def get_peak_memory() -> int:
     """The largest value of `get_active_memory` since the start or `reset_peak_memory`."""
-    return pool.peak
+    return max(pool.peak, pool.active)
 
 
 def reset_peak_memory() -> None:

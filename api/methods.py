@@ -72,26 +72,36 @@ def _split(
     return shape.split(self, indices_or_sections, axis)
 
 
-_METHODS = {
-    "__getitem__": indexing.getitem, "__setitem__": indexing.setitem, "__iter__": _iter, "__abs__": elementwise.abs,
-    "__matmul__": _matmul, "__imatmul__": _imatmul, "astype": _astype, "reshape": _reshape, "transpose": _transpose,
-    "split": _split, "diagonal": _diagonal, "view": views.view,
-    **{f.__name__: f for f in (
-        shape.flatten, shape.squeeze, shape.swapaxes, shape.moveaxis, shape.diag,
-        elementwise.abs, elementwise.square, elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal,
-        elementwise.exp, elementwise.log, elementwise.log2, elementwise.log10, elementwise.log1p, elementwise.sin, elementwise.cos,
-        elementwise.round,
-        reduce.sum, reduce.prod, reduce.min, reduce.max, reduce.mean, reduce.var, reduce.std, reduce.all, reduce.any,
-        reduce.argmin, reduce.argmax, reduce.logsumexp, reduce.cumsum, reduce.cumprod, reduce.cummax, reduce.cummin,
-        reduce.logcumsumexp,
-    )},
+# Functions whose signature is the method's, under their own name.
+_FUNCTIONS: tuple[Any, ...] = (
+    shape.flatten, shape.squeeze, shape.swapaxes, shape.moveaxis, shape.diag,
+    elementwise.abs, elementwise.square, elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal, elementwise.exp,
+    elementwise.log, elementwise.log2, elementwise.log10, elementwise.log1p, elementwise.sin, elementwise.cos,
+    elementwise.round,
+    reduce.sum, reduce.prod, reduce.min, reduce.max, reduce.mean, reduce.var, reduce.std, reduce.all, reduce.any,
+    reduce.argmin, reduce.argmax, reduce.logsumexp, reduce.cumsum, reduce.cumprod, reduce.cummax, reduce.cummin,
+    reduce.logcumsumexp, views.view,
+)  # fmt: skip
+_METHODS: dict[str, Any] = {
+    **{f.__name__: f for f in _FUNCTIONS},
+    "__getitem__": indexing.getitem,
+    "__setitem__": indexing.setitem,
+    "__iter__": _iter,
+    "__abs__": elementwise.abs,
+    "__matmul__": _matmul,
+    "__imatmul__": _imatmul,
+    "astype": _astype,
     "conj": elementwise.conj,
+    "diagonal": _diagonal,
+    "reshape": _reshape,
+    "split": _split,
+    "transpose": _transpose,
     "T": property(shape.transpose, doc="The array with its axes reversed."),
     "mT": property(shape.matrix_transpose, doc="The array with its last two axes swapped."),
     "real": property(elementwise.real, doc="The real part."),
     "imag": property(elementwise.imag, doc="The imaginary part."),
     "at": property(ArrayAt, doc="Functional updates: `x.at[index].add(v)`."),
-}  # fmt: skip
+}
 
 for _name, _method in _METHODS.items():
     setattr(array, _name, _method)

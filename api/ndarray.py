@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from .printing import to_string
 
 __all__ = ["array"]
 
+Method = Callable[..., "array"]
 _allocate = object.__new__
 _new_tuple = tuple.__new__
 _FULL, _NEGATIVE, _INVERT = RECORDS["full"], RECORDS["negative"], RECORDS["bitwise_invert"]
@@ -150,6 +151,62 @@ class array:
 
     __slots__ = ("__weakref__", "_value")
     _value: Value
+
+    if TYPE_CHECKING:  # bound by methods.py
+        T: array
+        mT: array
+        real: array
+        imag: array
+        at: Any
+        abs: Method
+        all: Method
+        any: Method
+        argmax: Method
+        argmin: Method
+        astype: Method
+        conj: Method
+        cos: Method
+        cummax: Method
+        cummin: Method
+        cumprod: Method
+        cumsum: Method
+        diag: Method
+        diagonal: Method
+        exp: Method
+        flatten: Method
+        log: Method
+        log10: Method
+        log1p: Method
+        log2: Method
+        logcumsumexp: Method
+        logsumexp: Method
+        max: Method
+        mean: Method
+        min: Method
+        moveaxis: Method
+        prod: Method
+        reciprocal: Method
+        reshape: Method
+        round: Method
+        rsqrt: Method
+        sin: Method
+        split: Callable[..., list[array]]
+        sqrt: Method
+        square: Method
+        squeeze: Method
+        std: Method
+        sum: Method
+        swapaxes: Method
+        transpose: Method
+        var: Method
+        view: Method
+
+        def __getitem__(self, index: Any) -> array: ...
+        def __setitem__(self, index: Any, update: Any) -> None: ...
+        def __iter__(self) -> Iterator[array]: ...
+        def __abs__(self) -> array: ...
+        def __matmul__(self, other: array) -> array: ...
+        def __imatmul__(self, other: array) -> array: ...
 
     def __init__(self, val: Any, dtype: Dtype | None = None):
         if dtype is not None and not isinstance(dtype, Dtype):

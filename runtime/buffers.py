@@ -7,6 +7,7 @@ output blocks go to a pool. A buffer is row-contiguous, aligned to 64 bytes, and
 from __future__ import annotations
 
 import threading
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,21 @@ from .knobs import knobs
 ALIGNMENT = 64
 
 
+Block = tuple[int, np.ndarray]
+"""(aligned address, the NumPy array that owns the memory)."""
+
+
 class _Pool:
-    """Free blocks by size class (powers of two with three steps between), bounded by `knobs.pool_bytes`."""
+    """Free blocks by size class (powers of two with three steps between).
+
+    Taking and giving back a pooled block is one list operation, atomic under the GIL; only fresh memory takes the lock. Each size class keeps
+    at most an eighth of `knobs.pool_bytes`.
+    """
 
     def __init__(self) -> None:
-        self.free: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self.free: dict[int, list[Block]] = {}
         self.lock = threading.Lock()
-        self.cached = self.active = self.peak = 0
+        self.allocated = self.peak = 0
 
     @staticmethod
     def size_class(nbytes: int) -> int:
@@ -32,46 +41,62 @@ class _Pool:
         step = 1 << ((nbytes - 1).bit_length() - 3)
         return -(-nbytes // step) * step
 
-    def take(self, nbytes: int) -> tuple[int, np.ndarray, int]:
-        """(address, owner, size of the block) of a block of at least `nbytes`."""
-        size = self.size_class(nbytes)
+    def take(self, size: int) -> Block:
+        """A block of a size class."""
+        try:
+            return self.free[size].pop()
+        except (KeyError, IndexError):
+            return self._fresh(size)
+
+    def _fresh(self, size: int) -> Block:
         with self.lock:
-            self.active += size
+            self.free.setdefault(size, [])
+            self.allocated += size
             self.peak = max(self.peak, self.active)
-            blocks = self.free.get(size)
-            if blocks:
-                self.cached -= size
-                return (*blocks.pop(), size)
         raw = np.empty(size + ALIGNMENT, np.uint8)
         address = raw.__array_interface__["data"][0]
-        return -(-address // ALIGNMENT) * ALIGNMENT, raw, size
+        return -(-address // ALIGNMENT) * ALIGNMENT, raw
 
-    def give(self, address: int, owner: np.ndarray, size: int) -> None:
+    def give(self, size: int, block: Block) -> None:
+        blocks = self.free.get(size)
+        if blocks is not None and len(blocks) * size <= knobs.pool_bytes >> 3:
+            blocks.append(block)
+            return
         with self.lock:
-            self.active -= size
-            if self.cached + size <= knobs.pool_bytes:
-                self.cached += size
-                self.free.setdefault(size, []).append((address, owner))
+            self.allocated -= size
+
+    @property
+    def cached(self) -> int:
+        """Bytes of free blocks that are kept."""
+        return sum(size * len(blocks) for size, blocks in list(self.free.items()))
+
+    @property
+    def active(self) -> int:
+        """Bytes of blocks in use."""
+        return self.allocated - self.cached
 
     def clear(self) -> None:
+        """Give all free blocks back to the system."""
         with self.lock:
-            self.free.clear()
-            self.cached = 0
+            for size, blocks in self.free.items():
+                count = len(blocks)
+                del blocks[:count]
+                self.allocated -= size * count
 
 
 pool = _Pool()
 
 
-class _Block:
-    """A pooled block. NumPy views hold it through `__array_interface__`; when the last one goes, the block returns."""
+class _Holder:
+    """Owns a pooled block. NumPy views hold it through `__array_interface__`; when the last one goes, the block returns."""
 
-    __slots__ = ("__array_interface__", "__weakref__", "address", "owner", "size")
+    __slots__ = ("__array_interface__", "__weakref__", "block", "size")
 
-    def __init__(self, nbytes: int):
-        self.address, self.owner, self.size = pool.take(nbytes)
+    def __init__(self, size: int):
+        self.size, self.block = size, pool.take(size)
 
     def __del__(self) -> None:
-        pool.give(self.address, self.owner, self.size)
+        pool.give(self.size, self.block)
 
 
 class Buffer:
@@ -84,13 +109,10 @@ class Buffer:
         self._view: np.ndarray | None = None
 
     @staticmethod
-    def empty(shape: tuple[int, ...], dtype: Dtype) -> Buffer:
-        """An uninitialised pooled buffer."""
-        count = 1
-        for n in shape:
-            count *= n
-        block = _Block(count * dtype.size)
-        return Buffer(block.address, shape, dtype, block)
+    def empty(shape: tuple[int, ...], dtype: Dtype, size: int | None = None) -> Buffer:
+        """An uninitialised pooled buffer; `size` is its size class, if the caller knows it."""
+        holder = _Holder(pool.size_class(prod(shape) * dtype.size) if size is None else size)
+        return Buffer(holder.block[0], shape, dtype, holder)
 
     @staticmethod
     def from_numpy(data: np.ndarray) -> Buffer:
@@ -109,13 +131,12 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.size
+        return prod(self.shape) * self.dtype.size
 
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array of `shape`, without a copy."""
         if self._view is None:
-            block = self.owner
-            nbytes = self.nbytes
-            block.__array_interface__ = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (self.address, False)}
-            self._view = np.asarray(block).view(self.dtype.numpy).reshape(self.shape)
+            holder, data = self.owner, (self.address, False)
+            holder.__array_interface__ = {"version": 3, "shape": (self.nbytes,), "typestr": "|u1", "data": data}
+            self._view = np.asarray(holder).view(self.dtype.numpy).reshape(self.shape)
         return self._view

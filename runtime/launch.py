@@ -15,6 +15,7 @@ import site
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -147,11 +148,15 @@ def _linker() -> Any:
     return _jit
 
 
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def thread_count() -> int:
     """Threads of a parallel kernel: the knob, else the cores this process may use."""
-    if knobs.threads:
-        return knobs.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return knobs.threads or _CORES
+
+
+_NO_ARENA = (0, None)
 
 
 class Executable:
@@ -176,21 +181,23 @@ class Executable:
         self._entries = [prototype(self._tracker[f"mlxir_run_{n}"]) for n in range(entries)]
         self._table = ctypes.c_void_p * (len(schedule.parameters) + len(schedule.results))
         self._only = self._entries[0] if len(schedule.segments) == 1 and entries == 1 else None
+        self._results = [(s, d, pool.size_class(prod(s) * d.size)) for s, d in schedule.results]
+        self._arena = pool.size_class(schedule.arena) if schedule.arena else 0
 
     def run(self, arguments: Sequence[Buffer]) -> list[Buffer]:
         """The results for concrete arguments, which must have the parameters' shapes and dtypes (the caller's key says so)."""
-        schedule = self.schedule
-        buffers = [*arguments, *[Buffer.empty(shape, dtype) for shape, dtype in schedule.results]]
-        table = self._table(*[b.pointer for b in buffers])
-        address, owner, size = pool.take(schedule.arena)
+        buffers = [*arguments, *[Buffer.empty(shape, dtype, size) for shape, dtype, size in self._results]]
+        table = self._table(*[b.address or b.pointer for b in buffers])
+        arena = pool.take(self._arena) if self._arena else _NO_ARENA
         try:
             if self._only is not None:
-                self._only(table, address, thread_count())
+                self._only(table, arena[0], knobs.threads or _CORES)
             else:
-                self._run_segments(table, address, buffers)
+                self._run_segments(table, arena[0], buffers)
         finally:
-            pool.give(address, owner, size)
-        return [buffers[i] for i in schedule.outputs]
+            if self._arena:
+                pool.give(self._arena, arena)
+        return [buffers[i] for i in self.schedule.outputs]
 
     def _run_segments(self, table: Any, arena: int, buffers: list[Buffer]) -> None:
         for segment in self.schedule.segments:
@@ -209,6 +216,6 @@ def _view(place: tuple, arena: int, buffers: list[Buffer]) -> np.ndarray:
     kind, at, shape, dtype = place
     if kind == "table":
         return buffers[at].numpy()
-    count = int(np.prod(shape, dtype=np.int64))
+    count = prod(shape)
     raw = (ctypes.c_uint8 * max(count * dtype.size, 1)).from_address(arena + at)
     return np.frombuffer(raw, dtype.numpy, count).reshape(shape)

@@ -2,8 +2,9 @@
 
     "mlxir-1\\n"  sha256 of the rest (32 bytes)  length of the JSON part (8 bytes, little endian)  JSON  object code
 
-A file that is damaged, foreign or of another version counts as absent and is removed; nothing in it is ever executed before its checksum holds. Nothing
-here raises for a cache that cannot be used: a full or read-only disk means compiling again.
+A file that is damaged, foreign or of another version counts as absent (a damaged one is removed); nothing in it is
+executed before its checksum holds. Neither `load` nor `save` raises for a cache that cannot be used: a full or
+read-only disk means compiling again.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def load(key: str) -> tuple[str, bytes] | None:
     except OSError:
         return None
     body = data[len(MAGIC) + 32 :]
-    sound = data.startswith(MAGIC) and hashlib.sha256(body).digest() == data[len(MAGIC) : len(MAGIC) + 32] and len(body) >= 8
-    if not sound:
+    checksum = data[len(MAGIC) : len(MAGIC) + 32]
+    if not data.startswith(MAGIC) or len(body) < 8 or hashlib.sha256(body).digest() != checksum:
         with contextlib.suppress(OSError):
             path.unlink()
         return None
@@ -64,3 +65,27 @@ def save(key: str, text: str, code: bytes) -> None:
             raise
     except OSError:
         return
+
+
+def _files() -> list[Path]:
+    """Every file that this store has written, half-written ones of killed processes included."""
+    if knobs.cache_dir is None:
+        return []
+    return [p for pattern in ("??/*.mlxir", "??/.writing-*") for p in sorted(knobs.cache_dir.glob(pattern))]
+
+
+def usage() -> tuple[int, int]:
+    """(entries, bytes) on disk."""
+    sizes = []
+    for path in _files():
+        with contextlib.suppress(OSError):  # another process may have removed it
+            sizes.append(path.stat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def clear() -> int:
+    """Remove all entries and no other file; how many there were. Raises OSError where one cannot be removed."""
+    files = _files()
+    for path in files:
+        path.unlink(missing_ok=True)
+    return len(files)

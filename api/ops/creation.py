@@ -129,13 +129,10 @@ def arange(
 
     The dtype is int32 for ints (int64 where they need it), else float32.
     """
-    if start is _MISSING and stop is not _MISSING:
-        start = 0
-    elif stop is _MISSING or stop is None:
-        start, stop = 0, start
-    if step is None:
-        step = 1
-    numbers = (start, stop, step)
+    low: Any = 0 if start is _MISSING or stop in (_MISSING, None) else start
+    high: Any = start if stop in (_MISSING, None) else stop
+    by: Any = 1 if step is None else step
+    numbers = (low, high, by)
     for n in numbers:
         if isinstance(n, bool) or dtype is bool_:
             raise failure(ValueError, "[arange] bool not supported for arange.")
@@ -143,16 +140,14 @@ def arange(
             raise failure(TypeError, f"[arange] expected numbers, got {n!r}")
     if any(math.isnan(n) or math.isinf(n) for n in numbers):
         raise failure(ValueError, "[arange] Cannot compute length.")
-    if step == 0:
+    if by == 0:
         raise failure(ValueError, "[arange] step must be nonzero.")
     integers = all(isinstance(n, (int, np.integer)) for n in numbers)
-    length = max(-((start - stop) // step) if integers else math.ceil((stop - start) / step), 0)
+    length = max(-((low - high) // by) if integers else math.ceil((high - low) / by), 0)
     if dtype is None:
-        small = integers and all(-(2**31) <= n < 2**31 for n in (start, stop))
+        small = integers and all(-(2**31) <= n < 2**31 for n in (low, high))
         dtype = (int32 if small else int64) if integers else float32
-    elif not integers and not check_dtype("arange", dtype).is_inexact:
-        start, step = int(start), int(step)
-    return wrap(arange_value(start, step, int(length), dtype))
+    return wrap(arange_value(low, by, int(length), check_dtype("arange", dtype)))
 
 
 def linspace(

@@ -1,8 +1,8 @@
 """Indexing on read and write, and the functions that gather or scatter.
 
-Static ints and slices are one `slice` (or `slice_update`) and a reshape; integer arrays are a `gather` (or `scatter`) on
-what the slices leave. Ints beside arrays count as arrays of shape (), as in NumPy. Static ints are checked; array indices
-are clamped on read and dropped on write where they are out of range.
+Static ints and slices are one `slice` (or `slice_update`) and a reshape; integer arrays are a `gather` (or `scatter`)
+on what the slices leave. Ints beside arrays count as arrays of shape (), as in NumPy. Static ints are checked; array
+indices are clamped on read and dropped on write where they are out of range.
 """
 
 from __future__ import annotations

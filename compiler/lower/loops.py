@@ -193,9 +193,12 @@ class _Form:
         if not self.outer:
             return False
         lane, last = self.outer[-1], self.inner[-1]
-        loads = [n.data[1] for n in reachable([s.args[0] for s in staged]) if n.kind == "load"]
-        along = sum(i.coefficient(last) == 1 for i in loads)
-        across = sum(i.coefficient(lane) == 1 and i.coefficient(last) not in (0, 1) for i in loads)
+        along = across = 0
+        for node in reachable([s.args[0] for s in staged]):
+            if node.kind == "load":
+                position, elements = node.data[1], prod([v.extent for v in node.free])
+                along += elements * (position.coefficient(last) == 1)
+                across += elements * (position.coefficient(lane) == 1 and position.coefficient(last) not in (0, 1))
         return across > along
 
     def _emit_map(self, e: Emitter, work: float) -> tuple[int, float]:
@@ -444,20 +447,32 @@ class _ColumnEmitter:
             for n, (buffer, kept) in zip(stage, accumulators, strict=True):
                 e.keep(e.neutral(n.data[0], n.dtype), buffer, kept, self.local)
 
-        def accumulate(rows: list) -> None:
-            totals: list = [None] * len(stage)
+        bodies = [n.args[0] for n in stage]
+
+        def rows_at_once(rows: list) -> None:
+            """Per row, what all columns share is computed before the loop over the columns."""
+            scopes = []
             for row in rows:
+                e.variables[last] = row
                 e.scopes.append({})
+                e.hoist(bodies, [self.lane])
+                scopes.append(e.scopes.pop())
+            self._lanes(lambda: accumulate(rows, scopes))
+
+        def accumulate(rows: list, scopes: list[dict]) -> None:
+            totals: list = [None] * len(stage)
+            for row, scope in zip(rows, scopes, strict=True):
+                e.scopes += [scope, {}]
                 e.variables[last] = row
                 for i, n in enumerate(stage):
                     value = e.value(n.args[0])
                     totals[i] = value if totals[i] is None else e.combine(n.data[0], totals[i], value)
-                e.scopes.pop()
+                del e.scopes[-2:]
             for n, total, (buffer, kept) in zip(stage, totals, accumulators, strict=True):
                 old = e.recall(buffer, kept, n.dtype, self.local)
                 e.keep(e.combine(n.data[0], old, total), buffer, kept, self.local)
 
         self._lanes(clear)
-        self._serial(unroll, lambda rows: self._lanes(lambda: accumulate(rows)))
+        self._serial(unroll, rows_at_once)
         for n, (buffer, kept) in zip(stage, accumulators, strict=True):
             e.stored[id(n)] = lambda b=buffer, d=kept, n=n: e.recall(b, d, n.dtype, self.local)

@@ -1,9 +1,9 @@
 """Rewrites the float literals of LLVM 24 text (MLIR's) to those that LLVM 22 (llvmlite's) reads.
 
-    fadd float %x, -8.73e+01    ->  fadd float %x, 0xC055D33340000000      (float is written as the double of equal value)
+    fadd float %x, -8.73e+01    ->  fadd float %x, 0xC055D33340000000    (float is written as the double of equal value)
     fmul float %x, f0x3FB8AA3B  ->  fmul float %x, 0x3FF7154760000000
-    store half -inf, ptr %p     ->  store half 0xHFC00, ptr %p             (half 0xH, bfloat 0xR: their own bits)
-    ret double +snan(0x1)       ->  ret double 0x7FF0000000000001          (nan: quiet, snan: signalling, then the payload)
+    store half -inf, ptr %p     ->  store half 0xHFC00, ptr %p           (half 0xH, bfloat 0xR: their own bits)
+    ret double +snan(0x1)       ->  ret double 0x7FF0000000000001        (nan is quiet, snan signals; then the payload)
 
 It is the one difference between the two that this compiler's output meets.
 """
@@ -72,7 +72,6 @@ def _rewrite(line: str) -> str:
 
 def to_llvmlite(text: str) -> str:
     """The module with every float literal rewritten."""
+    skip = ("source_filename", ";", "target ")
     lines = text.split("\n")
-    return "\n".join(
-        _rewrite(s) if _WORTH_A_LOOK.search(s) and not s.startswith(("source_filename", ";", "target ")) else s for s in lines
-    )
+    return "\n".join([_rewrite(s) if _WORTH_A_LOOK.search(s) and not s.startswith(skip) else s for s in lines])

@@ -321,13 +321,11 @@ class Operations:
 
     def _fptosi(self, op: ir.Operation, a: Expr) -> Expr:
         float_type(op.operands[0].type, self.kernel)
-        bits = max(bits_of(op.results[0].type), 32)
-        return x.cast(a, x.SIGNED[bits])
+        return x.cast(a, x.SIGNED[bits_of(op.results[0].type)])
 
     def _fptoui(self, op: ir.Operation, a: Expr) -> Expr:
         float_type(op.operands[0].type, self.kernel)
-        bits = max(bits_of(op.results[0].type), 32)
-        return x.cast(a, x.UNSIGNED[bits])
+        return x.cast(a, x.UNSIGNED[bits_of(op.results[0].type)])
 
     def _bitcast(self, op: ir.Operation, a: Expr) -> Expr:
         source, target = op.operands[0].type, op.results[0].type

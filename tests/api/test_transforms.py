@@ -8,6 +8,7 @@ import mlx.core as real
 import mlxir as mx
 import numpy as np
 import pytest
+from mlxir.testing import check_grads
 
 Point = namedtuple("Point", "x y")
 RNG = np.random.default_rng(0)
@@ -489,3 +490,27 @@ def test_what_stop_gradient_and_unused_paths_allow():
 def test_missing_rules_are_told_at_the_call():
     with pytest.raises(ValueError, match=r"\[Primitive::vjp\] Not implemented for random_bits \(test_transforms.py:\d+\)"):
         mx.grad(lambda k: mx.random.uniform(key=k))(mx.random.key(0))
+
+
+# -- check_grads -----------------------------------------------------------------------------------------------------
+def test_check_grads_accepts_right_derivatives():
+    x = mx.array(np.abs(M) + 0.5)
+    for f in (lambda x: mx.sin(x) * mx.exp(x), lambda x: mx.softmax(x, -1), lambda x: mx.logsumexp(x, axis=0),
+              lambda x: mx.cumprod(x, axis=1), lambda x: mx.power(x, x)):  # fmt: skip
+        check_grads(f, (x,), order=2)
+    z = mx.array(np.array([1 + 2j, 0.5 - 1j], np.complex64))
+    check_grads(lambda z: mx.abs(z) * mx.abs(z), (z,))
+    check_grads(lambda z: z * z * mx.exp(z), (z,), order=2)
+    check_grads(lambda d, n: {"y": d["x"] * n, "s": 3}, ({"x": x}, 2), modes="rev")
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_check_grads_rejects_wrong_derivatives(mode):
+    with pytest.raises(AssertionError, match="forward mode" if mode == "fwd" else "reverse mode"):
+        check_grads(lambda x: mx.stop_gradient(x) * x, (mx.array(M),), modes=mode)
+    with pytest.raises(AssertionError, match=f"of {mode}"):
+        # The value and slope of x * x, but no second derivative.
+        check_grads(lambda x: mx.stop_gradient(x) * x * 2 - mx.stop_gradient(x * x), (mx.array(M),), 2, mode)
+    for bad in (lambda: check_grads(mx.sin, (mx.array(M),), modes="back"), lambda: check_grads(mx.sin, (1.0,))):
+        with pytest.raises(ValueError, match="check_grads"):
+            bad()

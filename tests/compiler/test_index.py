@@ -1,4 +1,4 @@
-"""Index arithmetic against plain integers: whatever an `Index` simplified itself to has the value of what was written."""
+"""Index arithmetic against plain integers: what an `Index` simplified itself to has the value of what was written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from mlxir.compiler.lower.index import Condition, Index, Quotient, Remainder, Var, delinearize, linear
 
 
@@ -84,7 +85,7 @@ def test_bounds_hold(e: Written, at: dict[Var, int]) -> None:
 def test_substitution_is_evaluation_at_the_substitute(e: Written, var: Var, new: Written, at: dict[Var, int]) -> None:
     """The substitute must stay within the variable's range, which simplifications have relied on."""
     low, high = new.index.bounds
-    assume(0 <= low and high < var.extent)
+    assume(low >= 0 and high < var.extent)
     replaced = e.index.substitute({var: new.index})
     assert value(replaced, at) == e.plain({**at, var: new.plain(at)}), (e.index, replaced)
 
@@ -157,7 +158,7 @@ def merged(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @given(merged())
-def test_a_reshape_that_merges_axes_and_back_leaves_no_division(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_a_reshape_that_merges_axes_leaves_no_division(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     shape, flat = shapes
     idx = variables(shape)
     through = delinearize(linear(idx, shape), flat)

@@ -1,0 +1,147 @@
+"""Chooses how a matrix product is computed on a CPU: the register tile, the blocks, what is packed. Pure arithmetic, no MLIR.
+
+The rules below are measured ones (Zen 4, AVX-512; see benchmarks); a product is right whatever they say.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PANEL = 512  # of K: a panel of b (PANEL x tile columns) streams from L2 while a's rows of the tile stay in L1
+SCRATCH_BYTES = 1 << 17  # sums of a block between the panels of K, on the stack
+L2_SHARE = 1 << 18  # a matrix of so many bytes stays in L2 beside the rest
+LARGE = 1 << 20  # one of so many does not
+ROW_TILES = 6  # so many rows of tiles pay for packing b
+
+
+class Side(NamedTuple):
+    """An operand as it lies in memory: element (lane l, depth k) at l * lane_stride + k * depth_stride elements of `size` bytes.
+
+    The lanes of `a` are its rows, those of `b` its columns. `plain` is False where it must be packed, whatever its strides.
+    """
+
+    plain: bool
+    lane_stride: int
+    depth_stride: int
+    size: int
+
+
+class Tile(NamedTuple):
+    """A register tile: `rows` x `columns` elements of C in rows * vectors registers of `lanes` each.
+
+    `along_k`: each register holds partial sums of one element, and vectors == columns.
+    """
+
+    rows: int
+    vectors: int
+    lanes: int
+    along_k: bool = False
+
+    @property
+    def columns(self) -> int:
+        return self.vectors if self.along_k else self.vectors * self.lanes
+
+
+class Schedule(NamedTuple):
+    """`panels` panels of `panel` steps along K; blocks of block_rows x block_columns tiles."""
+
+    tile: Tile
+    pack_a: bool
+    pack_b: bool
+    panel: int
+    panels: int
+    block_rows: int
+    block_columns: int
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def should_swap(m: int, n: int, a: Side, lanes: int) -> bool:
+    """Whether to compute the transpose: a narrow C would leave lanes empty, and `a` can be read along its rows."""
+    return a.plain and a.lane_stride == 1 and (n == 1 or 4 * n <= 3 * lanes) and m >= 2 * lanes
+
+
+def choose(batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, vector_bytes: int) -> Schedule:
+    """A schedule for `batch` products m x depth by depth x n whose sums have `size` bytes, on vectors of `vector_bytes`."""
+    lanes, registers = vector_bytes // size, 16 if vector_bytes == 32 else 32
+    along_k = a.plain and b.plain and a.depth_stride == b.depth_stride == 1 and depth >= lanes
+    # A sum across a register costs about as much as `lanes` steps along K.
+    if along_k and (n == 1 or m <= min(64, depth // lanes)):
+        rows = min(m, 4 if registers == 32 else 2)
+        tile, pack_a, pack_b = Tile(rows, min(n, 8 if rows == 1 else 4), lanes, along_k=True), False, False
+    else:
+        while lanes > 4 and lanes // 2 >= n:
+            lanes //= 2
+        pack_a = _pack_a(m, n, depth, a, lanes)
+        rows = 8 if not pack_a and _crowded(a) else m
+        tile = _choose_tile(min(rows, m), n, lanes, registers)
+        in_place = b.plain and b.lane_stride == 1 and n >= tile.columns
+        pack_b = not in_place or (ceil_div(m, tile.rows) > ROW_TILES and depth * n * b.size > L2_SHARE)
+    return _blocks(batch, m, n, depth, size, tile, pack_a, pack_b, b)
+
+
+def _crowded(a: Side) -> bool:
+    """Rows whose distance is a multiple of 4 KB compete for the same few lines of L1: more than 8 of them do not fit."""
+    return a.depth_stride == 1 and a.lane_stride * a.size % 4096 == 0
+
+
+def _pack_a(m: int, n: int, depth: int, a: Side, lanes: int) -> bool:
+    if not a.plain:
+        return True
+    many, large = n >= 16 * lanes, m * depth * a.size > LARGE
+    if a.size == 2 and n >= 4 * lanes:
+        return True  # converts each element once instead of once per tile
+    if a.depth_stride == 1:
+        return m > 8 and many and (large or _crowded(a))
+    return m > 8 and large and (many or a.depth_stride * a.size % 2048 == 0)
+
+
+def _choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
+    """The tile whose estimated cycles for the whole product are fewest: two multiply-adds or two loads per cycle."""
+    best, least = Tile(1, 1, lanes), float("inf")
+    for vectors in (2, 1, 3, 4, 6, 8):
+        if vectors > 1 and vectors * lanes > n:
+            continue
+        for rows in range(1, min(m, 16 if vectors > 1 else 24) + 1):
+            if rows * vectors + vectors + 1 > registers:
+                break
+            cycles = max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.5
+            total = ceil_div(m, rows) * ceil_div(n, vectors * lanes) * cycles
+            if total < least * 0.999:
+                best, least = Tile(rows, vectors, lanes), total
+    return best
+
+
+def _blocks(
+    batch: int, m: int, n: int, depth: int, size: int, tile: Tile, pack_a: bool, pack_b: bool, b: Side
+) -> Schedule:
+    # A large matrix that is read in place is read a few whole rows at a time, the order in which it lies in memory.
+    streamed = not tile.along_k and not pack_b and depth * n * b.size > L2_SHARE
+    most = depth if tile.along_k else (8 if m <= 4 else 16) if streamed else PANEL
+    panel = ceil_div(depth, ceil_div(depth, most))
+    panels = ceil_div(depth, panel)
+    row_tiles, column_tiles = ceil_div(m, tile.rows), ceil_div(n, tile.columns)
+    columns = min(column_tiles, max(1, (512 if streamed else 256) // tile.columns))
+    rows = 256 // tile.rows if panels == 1 else SCRATCH_BYTES // ((columns + 1) * tile.columns * size) // tile.rows
+    rows = min(row_tiles, max(1, rows))
+    fewest = min(columns, 256 // tile.columns if streamed else 1)
+    rows, columns = _even_blocks(batch, row_tiles, column_tiles, rows, columns, max(1, fewest))
+    return Schedule(tile, pack_a, pack_b, panel, panels, rows, columns)
+
+
+def _even_blocks(
+    batch: int, row_tiles: int, column_tiles: int, most_rows: int, most_columns: int, fewest_columns: int
+) -> tuple[int, int]:
+    """(rows, columns) of a block in tiles: even shares for 2, 4, 8 and 16 threads, and few blocks."""
+    best, block = float("-inf"), (1, 1)
+    tiles = batch * row_tiles * column_tiles
+    for columns in range(fewest_columns, most_columns + 1):
+        for rows in range(1, most_rows + 1):
+            count = batch * ceil_div(row_tiles, rows) * ceil_div(column_tiles, columns)
+            share = sum(tiles / (t * ceil_div(count, t) * rows * columns) for t in (2, 4, 8, 16))
+            score = share - 0.08 * count.bit_length()
+            if score > best:
+                best, block = score, (rows, columns)
+    return block

@@ -1,0 +1,348 @@
+"""The Metal target: loops -> Metal Shading Language, and a schedule that says how to run it.
+
+    func.func @softmax(%x, %out) { scf.parallel (%row) = 0 to 64 { scf.parallel (%j) ... } }
+      -> kernel void softmax(device const float* in0, device float* out0, uint row [[threadgroup_position_in_grid]], ...)
+
+The text is MSL 3.1 and assumes IEEE arithmetic: compile it with fast math off (MTLMathModeSafe). A schedule is a dict that JSON can hold:
+
+    {"version": 1,
+     "simd_width": 32,                           what the shaders assume of threadExecutionWidth
+     "parameters": [{"shape": [64, 100], "dtype": "float32"}],
+     "results": [{"shape": [64, 100], "dtype": "float32"}],      buffers that the caller makes
+     "outputs": [1],                             per output: a number below len(parameters) is that parameter, others are results
+     "arena": 25600,                             bytes of scratch memory that the steps share
+     "steps": [
+       {"kernel": "softmax",
+        "dispatch": "threadgroups",              "threadgroups": the grid counts threadgroups, whose size the kernel relies on
+        "grid": [64, 1, 1],                      "threads": it counts threads (dispatchThreads); any threadgroup size will do
+        "threadgroup": [32, 1, 1],
+        "buffers": [{"index": 0, "kind": "parameter", "at": 0, "bytes": 25600, "shape": [64, 100], "dtype": "float32", "access": "read"},
+                    {"index": 1, "kind": "arena", "at": 4096, "bytes": 256, ...}]},
+       {"library": "sort", "attrs": {"axis": 1}, "operands": [...], "results": [...]}]}        on the host
+
+`kind` is "parameter" or "result" with its number as `at`, or "arena" with a byte offset; `access` is "read", "write" or "readwrite".
+Steps run in order; two of them may overlap if neither writes what the other accesses. bool lies in memory as one byte, complex64 as two floats.
+`bytes` may be 0: such a buffer is never accessed. Attributes: a tuple is a list, a dtype {"dtype": name}, a complex {"complex": [re, im]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlxir.compiler.lower import mathlib
+from mlxir.compiler.lower.loops import Lowered, Step
+from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Place, Plan
+from mlxir.compiler.lower.scalar_math import define_math_function
+from mlxir.compiler.target import metal_expr as x
+from mlxir.compiler.target.metal_body import Body, Memory, may_contract
+from mlxir.compiler.target.metal_expr import Expr
+from mlxir.compiler.target.metal_memory import UNBOUNDED, GroupMemory, constant_of, inner_parallels, is_scratch, upper_bound, walk
+from mlxir.compiler.target.metal_ops import HELPERS, MATHLIB
+from mlxir.compiler.target.metal_reduce import SIMD, helper
+from mlxir.dialects.mlir import Function, context, ir
+from mlxir.dialects.mx import Aval
+from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, float32, float64
+from mlxir.runtime.errors import CompileError
+
+MOST_BUFFERS = 31
+MOST_THREADS = 1024
+THREADGROUP_BYTES = 32 << 10
+PER_THREAD = 4  # elements of a row that one thread takes
+FEW = 16  # a loop of so few iterations is not worth a threadgroup ...
+MANY = 256  # ... if there are so many of them
+OWN_BYTES = 1 << 10  # of scratch that a single thread may have
+_TYPES = {bool_: "uchar", float16: "half", bfloat16: "bfloat", float32: "float", complex64: "float"}
+
+
+class MetalCode(NamedTuple):
+    """Shader source, and the schedule that runs it."""
+
+    text: str
+    schedule: dict[str, Any]
+
+
+class Mapping(NamedTuple):
+    """How a kernel's top-level iterations become threads.
+
+    "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup each, whose
+    threads share the iterations of the loops inside.
+    """
+
+    form: str
+    grid: tuple[int, int, int]
+    threadgroup: tuple[int, int, int]
+
+
+def generate(loops: ir.Module, kernels: Sequence[tuple[Function, Lowered]], plan: Plan) -> MetalCode:
+    """Shaders for the lowered kernels, and their schedule."""
+    functions = {ir.StringAttr(v.operation.attributes["sym_name"]).value: v.operation for v in loops.body.operations}
+    shaders = _Shaders()
+    printed: dict[str, _Printed] = {}
+    with context, ir.Location.unknown():
+        for function, lowered in kernels:
+            avals = [a.aval for a in function.arguments] + function.result_avals + lowered.temporaries
+            for step in lowered.steps:
+                if step.extent:
+                    names = _names(len(function.arguments), len(function.result_avals), len(avals))
+                    buffers = [(names[b], avals[b], b in step.writes) for b in step.buffers]
+                    printed[step.name] = shaders.kernel(functions[step.name], step, buffers, _origin(function))
+    return MetalCode(shaders.text(), _schedule(plan, printed))
+
+
+# -- the mapping -----------------------------------------------------------------------------------------------------
+def map_to_device(step: Step, block: ir.Block) -> Mapping:
+    """The one place that maps parallel loops; `block` is the body of the step's top-level loop."""
+    inner = inner_parallels(block)
+    widest = max((upper_bound(p.operands[1]) for p in inner), default=0)
+    if step.extent > x.RANGE["uint"][1] or widest > x.RANGE["uint"][1] - MOST_THREADS:
+        raise CompileError(f"[metal] {step.name}: more than 2^32 iterations of one loop")
+    per_thread = Mapping("thread", (step.extent, 1, 1), (min(256, _whole(step.extent)), 1, 1))
+    if not inner or (widest <= FEW and step.extent >= MANY) or _mostly_serial(block, inner):
+        return per_thread
+    if len(inner) == 1 and _flat(block, inner[0]):
+        columns = min(widest, 256)
+        return Mapping("grid", (widest, step.extent, 1), (columns, max(1, min(256 // columns, step.extent)), 1))
+    repeated = any(p.parent.name != "scf.parallel" for p in inner)
+    threads = min(_whole(widest if repeated else -(-widest // PER_THREAD)), MOST_THREADS)
+    return Mapping("group", (step.extent, 1, 1), (threads, 1, 1))
+
+
+def _whole(threads: int) -> int:
+    """Rounded up to whole SIMD-groups."""
+    return -(-threads // SIMD) * SIMD
+
+
+def _flat(block: ir.Block, inner: ir.Operation) -> bool:
+    """Whether each iteration of the inner loop can compute the little that stands around it by itself."""
+    around = [view.operation for view in block.operations]
+    plain = all(o.name in ("memref.load", "scf.parallel", "scf.reduce") or o.name.startswith(("arith.", "math.")) for o in around)
+    scratch = any(is_scratch(o.operands[o.name == "memref.store"]) for o in walk(block) if o.name in ("memref.load", "memref.store"))
+    return plain and not scratch and not inner.results and constant_of(inner.operands[1]) is not None
+
+
+def _mostly_serial(block: ir.Block, inner: Sequence[ir.Operation]) -> bool:
+    """Whether serial loops around no parallel one would be run by all threads alike; one thread may do it all if its scratch is small."""
+    inside = {o for p in inner for b in p.regions[0].blocks for o in walk(b)}
+    serial = [o for o in walk(block) if o.name == "scf.for" and o not in inside and not inner_parallels(o.regions[0].blocks[0])]
+    scratch = {o.operands[o.name == "memref.store"] for o in walk(block) if o.name in ("memref.load", "memref.store")}
+    size = sum(4 * ir.MemRefType(m.type).shape[0] for m in scratch if is_scratch(m))
+    return bool(serial) and size <= OWN_BYTES
+
+
+# -- kernels ---------------------------------------------------------------------------------------------------------
+class _Binding(NamedTuple):
+    position: int  # among the step's buffers
+    aval: Aval
+    access: str
+
+
+class _Printed(NamedTuple):
+    mapping: Mapping
+    bindings: list[_Binding]
+
+
+def _names(inputs: int, outputs: int, total: int) -> list[str]:
+    names = [f"in{i}" for i in range(inputs)] + [f"out{i}" for i in range(outputs)]
+    return names + [f"tmp{i}" for i in range(total - len(names))]
+
+
+def _origin(function: Function) -> list[str]:
+    """The operations that a kernel fuses, by the line of the user's program that they come from."""
+    lines: dict[str, list[str]] = {}
+    for op in function.read()[0]:
+        at = op.operation.location
+        known = isinstance(at, ir.FileLineColLoc)
+        place = f"{Path(str(at.filename)).name}:{at.start_line}: " if known else ""
+        lines.setdefault(place, []).append(op.record.name)
+    return [f"// {place}{', '.join(names)}" for place, names in lines.items()]
+
+
+class _Shaders:
+    """The source as it grows: helper functions and kernels."""
+
+    def __init__(self) -> None:
+        self.helpers: dict[str, str] = {}
+        self.kernels: list[str] = []
+
+    def text(self) -> str:
+        head = "#include <metal_stdlib>\nusing namespace metal;"
+        return "\n\n".join([head, *self.helpers.values(), *self.kernels]) + "\n"
+
+    def need(self, name: str) -> None:
+        """Add a helper function, after those that it calls."""
+        if name in self.helpers:
+            return
+        if name in HELPERS:
+            self.helpers[name] = HELPERS[name]
+        elif name.startswith("mlxir_"):
+            self.helpers[name] = self._math_function(name)
+        else:
+            text, calls = helper(name)
+            for other in calls:
+                self.need(other)
+            self.helpers[name] = text
+
+    def _math_function(self, name: str) -> str:
+        """A function of mathlib, printed as kernels are."""
+        function, arity = name.removeprefix("mlxir_"), MATHLIB[name.removeprefix("mlxir_")]
+        module = ir.Module.create()
+        define_math_function(module.body, name, getattr(mathlib, function), arity)
+        block = module.body.operations[0].operation.regions[0].blocks[0]
+        body = Body(name, self.need)
+        parameters = ["x", "y"][:arity]
+        for argument, parameter in zip(block.arguments, parameters, strict=True):
+            body.env[argument] = Expr(parameter, "float")
+        result = body.use(body.run(block).operands[0])
+        lines = [*body.lines, f"  return {result.text};"]
+        if not may_contract(block):
+            lines.insert(0, CONTRACT_OFF)
+        signature = ", ".join(f"float {p}" for p in parameters)
+        summary = (getattr(mathlib, function).__doc__ or "").split("\n")[0].split(":")[0].rstrip(".")
+        return "\n".join([f"// {summary}.", f"inline float {name}({signature}) {{", *lines, "}"])
+
+    def kernel(self, operation: ir.Operation, step: Step, buffers: Sequence[tuple[str, Aval, bool]], origin: Sequence[str]) -> _Printed:
+        """Print one step. `buffers` are the names, types and whether it writes to them, of the function's arguments."""
+        block = operation.regions[0].blocks[0]
+        top = next(v.operation for v in block.operations if v.operation.name == "scf.parallel")
+        mapping = map_to_device(step, top.regions[0].blocks[0])
+        group = GroupMemory(top.regions[0].blocks[0], mapping.threadgroup[0]) if mapping.form == "group" else None
+        body = Body(step.name, self.need, group)
+        parameters: list[str] = []
+        bindings: list[_Binding] = []
+        for position, (argument, (name, aval, written)) in enumerate(zip(block.arguments, buffers, strict=True)):
+            uses = [u.owner.operation.name for u in argument.uses]
+            if not uses:
+                continue
+            type_ = _element_type(step.name, aval.dtype)
+            body.memory[argument] = Memory(name, type_, "device")
+            shape = "x".join(map(str, aval.shape)) or "scalar"
+            const = "" if written else "const "
+            parameters.append(f"device {const}{type_}* {name} [[buffer({len(bindings)})]],  // {aval.dtype.name} {shape}")
+            access = "read" if not written else "readwrite" if "memref.load" in uses else "write"
+            bindings.append(_Binding(position, aval, access))
+        if len(bindings) > MOST_BUFFERS:
+            raise CompileError(f"[metal] {step.name} has {len(bindings)} buffers, Metal binds at most {MOST_BUFFERS}")
+        self._print_body(body, block, top, mapping)
+        _check_threadgroup_memory(step.name, body, block)
+        parameters += _positions(mapping, body)
+        attribute = f"[[max_total_threads_per_threadgroup({mapping.threadgroup[0]})]]\n" if group is not None else ""
+        declared = [f"threadgroup {t} {n}[{mapping.threadgroup[0] // SIMD}];" for t, n in body.partials.items()]
+        pragma = [] if may_contract(block) else [CONTRACT_OFF]
+        head = [*origin, f"{attribute}kernel void {step.name}(", *[f"    {p}" for p in parameters]]
+        self.kernels.append("\n".join([*head, *pragma, *[f"  {d}" for d in declared], *body.lines, "}"]))
+        return _Printed(mapping, bindings)
+
+    @staticmethod
+    def _print_body(body: Body, block: ir.Block, top: ir.Operation, mapping: Mapping) -> None:
+        inside = top.regions[0].blocks[0]
+        for view in block.operations:
+            if view.operation == top:
+                break
+            body.visit(view.operation)
+        name = {"thread": "i", "grid": "row", "group": "group"}[mapping.form]
+        body.env[inside.arguments[0]] = _variable(name, mapping.grid[1 if mapping.form == "grid" else 0])
+        if mapping.form == "grid":
+            body.line("const uint row = position.y;")
+            body.line("const uint column = position.x;")
+        for view in inside.operations:
+            operation = view.operation
+            if mapping.form == "grid" and operation.name == "scf.parallel":
+                columns = operation.regions[0].blocks[0]
+                body.env[columns.arguments[0]] = _variable("column", mapping.grid[0])
+                body.run(columns)
+            elif operation.name != "scf.reduce":
+                body.visit(operation)
+
+
+CONTRACT_OFF = "#pragma METAL fp contract(off)"
+
+
+def _variable(name: str, extent: int) -> Expr:
+    return Expr(name, "uint", 0, 0, extent - 1)
+
+
+def _element_type(kernel: str, dtype: Dtype) -> str:
+    if dtype is float64:
+        raise CompileError(f"[metal] {kernel} uses float64, which Metal does not have; cast to float32, or use the CPU")
+    if dtype in _TYPES:
+        return _TYPES[dtype]
+    return (x.SIGNED if dtype.kind == "i" else x.UNSIGNED)[8 * dtype.size]
+
+
+def _positions(mapping: Mapping, body: Body) -> list[str]:
+    """The built-in parameters of a kernel; the last one closes the list."""
+    if mapping.form == "thread":
+        return ["uint i [[thread_position_in_grid]]) {"]
+    if mapping.form == "grid":
+        return ["uint2 position [[thread_position_in_grid]]) {"]
+    positions = ["uint group [[threadgroup_position_in_grid]]", "uint lid [[thread_index_in_threadgroup]]"]
+    if body.partials:
+        positions += ["uint lane [[thread_index_in_simdgroup]]", "uint simdgroup [[simdgroup_index_in_threadgroup]]"]
+    return [f"{p}," for p in positions[:-1]] + [positions[-1] + ") {"]
+
+
+def _check_threadgroup_memory(kernel: str, body: Body, block: ir.Block) -> None:
+    scratch = [(v, m) for v, m in body.memory.items() if m.space == "threadgroup"]
+    sizes = [ir.MemRefType(v.type).shape[0] * _bytes(m.type) for v, m in scratch]
+    sizes += [SIMD * _bytes(t) for t in body.partials]
+    if sum(-(-s // 16) * 16 for s in sizes) > THREADGROUP_BYTES:
+        raise CompileError(f"[metal] {kernel} needs {sum(sizes)} bytes of threadgroup memory, there are {THREADGROUP_BYTES}")
+
+
+def _bytes(type_: str) -> int:
+    return {"half": 2, "bfloat": 2, "float": 4, "bool": 1}.get(type_) or x.RANGE[type_.replace("u", "")][1].bit_length() // 8 + 1
+
+
+# -- the schedule ----------------------------------------------------------------------------------------------------
+def _schedule(plan: Plan, printed: dict[str, _Printed]) -> dict[str, Any]:
+    steps = []
+    for launch in plan.launches:
+        if isinstance(launch, LibraryLaunch):
+            steps.append({
+                "library": launch.primitive,
+                "attrs": {name: _plain(value) for name, value in launch.attrs.items()},
+                "operands": [_place(plan, place, aval) for place, aval in launch.operands],
+                "results": [_place(plan, place, aval) for place, aval in launch.results],
+            })  # fmt: skip
+        else:
+            steps.append(_dispatch(plan, launch, printed[launch.step.name]))
+    return {
+        "version": 1, "simd_width": SIMD,
+        "parameters": [_spec(a) for a in plan.parameters], "results": [_spec(a) for a in plan.results],
+        "outputs": plan.outputs, "arena": plan.arena, "steps": steps,
+    }  # fmt: skip
+
+
+def _dispatch(plan: Plan, launch: NativeLaunch, kernel: _Printed) -> dict[str, Any]:
+    mapping, buffers = kernel.mapping, []
+    for index, binding in enumerate(kernel.bindings):
+        place = _place(plan, launch.places[binding.position], binding.aval)
+        buffers.append({"index": index, **place, "access": binding.access})
+    return {
+        "kernel": launch.step.name, "dispatch": "threadgroups" if mapping.form == "group" else "threads",
+        "grid": list(mapping.grid), "threadgroup": list(mapping.threadgroup), "buffers": buffers,
+    }  # fmt: skip
+
+
+def _place(plan: Plan, place: Place, aval: Aval) -> dict[str, Any]:
+    kind, at = place.kind, place.at
+    if kind == "table":
+        inputs = len(plan.parameters)
+        kind, at = ("parameter", at) if at < inputs else ("result", at - inputs)
+    return {"kind": kind, "at": at, "bytes": aval.size * aval.dtype.size, **_spec(aval)}
+
+
+def _spec(aval: Aval) -> dict[str, Any]:
+    return {"shape": list(aval.shape), "dtype": aval.dtype.name}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Dtype):
+        return {"dtype": value.name}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    return value

@@ -1,0 +1,464 @@
+"""Prints the body of one function: regions, loops and memory; the expressions in between come from metal_ops.py.
+
+An operation whose result is used once, in its own block, is printed inside the expression that uses it; any other one becomes a
+named constant. An expression that reads memory is never moved past a store, a barrier or a loop.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from mlxir.compiler.target import metal_expr as x
+from mlxir.compiler.target.metal_expr import Expr
+from mlxir.compiler.target.metal_memory import Barrier, GroupMemory, constant_of, position_of, upper_bound, walk
+from mlxir.compiler.target.metal_ops import FLOAT_TYPES, Operations, Ramp, bits_of, is_bool
+from mlxir.compiler.target.metal_reduce import Combine, combine_of, reduced_over_group
+from mlxir.dialects.mlir import ir
+from mlxir.runtime.errors import CompileError
+
+WIDEST = 90  # characters of an expression that is still printed inside another one
+SLOTS = 8  # elements of scratch per thread that live in registers
+_CONTRACTING = ("arith.addf", "arith.subf", "arith.mulf")
+
+
+class Memory(NamedTuple):
+    """A buffer or scratch memory by its name in the shader. `lane_stride` is set for scratch in a thread's registers."""
+
+    name: str
+    type: str
+    space: str  # "device", "threadgroup" or "thread"
+    lane_stride: int = 0
+    slots: int = 0
+
+
+class Body:
+    """Printer of one function. `group` is given where top-level iterations are threadgroups, `library` collects helper functions."""
+
+    def __init__(self, kernel: str, need: Callable[[str], None], group: GroupMemory | None = None):
+        self.kernel, self.need, self.group = kernel, need, group
+        self.operations = Operations(kernel, need)
+        self.lines: list[str] = []
+        self.depth = 1
+        self.env: dict[ir.Value, Any] = {}
+        self.memory: dict[ir.Value, Memory] = {}
+        self.partials: dict[str, str] = {}  # type -> name of the threadgroup array that a reduction of that type uses
+        self._waiting: dict[ir.Value, None] = {}  # values in `env` that read memory and have not been printed yet
+        self._names: dict[str, int] = {}
+        self._variables: list[str] = []  # loop variables in scope
+        self._lanes = 0  # how many loops over threads we are in
+        self._iv: ir.Value | None = None  # of the loop over threads that we are in
+        self._slot: str | None = None  # the variable that counts a thread's own iterations of it; None where there is one at most
+
+    # -- lines and names ------------------------------------------------------------------------------------------------
+    def line(self, text: str) -> None:
+        self.lines.append("  " * self.depth + text)
+
+    def name(self, base: str) -> str:
+        """A name that the function does not have yet."""
+        count = self._names.get(base, 0)
+        self._names[base] = count + 1
+        return f"{base}{count}"
+
+    @contextmanager
+    def braces(self, head: str) -> Iterator[None]:
+        self.line(head + " {")
+        self.depth += 1
+        yield
+        self.depth -= 1
+        self.line("}")
+
+    @contextmanager
+    def variable(self, letters: str) -> Iterator[str]:
+        """The first of `letters` that no enclosing loop uses."""
+        name = next((c for c in letters if c not in self._variables), f"{letters[-1]}{len(self._variables)}")
+        self._variables.append(name)
+        yield name
+        self._variables.pop()
+
+    # -- values -------------------------------------------------------------------------------------------------------
+    def use(self, value: ir.Value) -> Any:
+        self._waiting.pop(value, None)
+        return self.env[value]
+
+    def flush(self) -> None:
+        """Give names to all expressions that have read memory, before it changes."""
+        for value in list(self._waiting):
+            self._print_constant(value, self.use(value))
+
+    def _print_constant(self, value: ir.Value, e: Expr) -> None:
+        name = self.name("v")
+        self.line(f"const {e.type} {name} = {e.text};")
+        self.env[value] = replace(e, text=name, level=0, value=None, loads=False)
+
+    def _define(self, value: ir.Value, e: Any) -> None:
+        """Print a constant, or keep the expression for its one use."""
+        uses = [u.owner.operation for u in value.uses]
+        if not uses:
+            return
+        self.env[value] = e
+        if isinstance(e, (Ramp, float)) or e.value is not None or (e.level == 0 and e.text.isidentifier()):
+            return
+        owner = value.owner.operation
+        if len(uses) == 1 and uses[0].block == owner.block and len(e.text) <= WIDEST:
+            if e.loads:
+                self._waiting[value] = None
+            return
+        self._print_constant(value, e)
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+    def run(self, block: ir.Block) -> ir.Operation:
+        """Print a block up to its terminator, which is returned."""
+        operations = [view.operation for view in block.operations]
+        for operation in operations[:-1]:
+            self.visit(operation)
+        return operations[-1]
+
+    def visit(self, operation: ir.Operation) -> None:
+        barrier = self.group.barriers.get(operation) if self.group is not None and not self._lanes else None
+        if barrier is not None:
+            self.flush()
+            self.line(f"threadgroup_barrier({_flags(barrier)});")
+        rule = _RULES.get(operation.name)
+        if rule is not None:
+            rule(self, operation)
+            return
+        if operation.name == "arith.select" and self._wrapped_index(operation):
+            return
+        e = self.operations.expression(operation, [self.use(v) for v in operation.operands])
+        self._define(operation.results[0], e)
+
+    def _wrapped_index(self, operation: ir.Operation) -> bool:
+        """`i < 0 ? i + n : i`: the sum is only computed where it cannot overflow, so it needs no wider type."""
+        test, shifted, i = operation.operands
+        below, plus = test.owner, shifted.owner
+        if isinstance(below, ir.Block) or isinstance(plus, ir.Block):
+            return False
+        below, plus = below.operation, plus.operation
+        if below.name != "arith.cmpi" or plus.name != "arith.addi" or is_bool(i.type):
+            return False
+        n = constant_of(plus.operands[1])
+        predicate = ir.IntegerAttr(below.attributes["predicate"]).value
+        if predicate != 2 or constant_of(below.operands[1]) != 0 or below.operands[0] != i or plus.operands[0] != i:
+            return False
+        e = self.env[i]
+        if not n or n < 0 or e.type not in ("int", "long") or len(list(shifted.uses)) > 1 or not e.text.isidentifier():
+            return False
+        text = f"{e.text} < 0 ? {e.text} + {n} : {e.text}"
+        self._define(operation.results[0], Expr(text, e.type, x.TERNARY, min(e.low + n, 0), max(n - 1, e.high)))
+        return True
+
+    # -- memory -------------------------------------------------------------------------------------------------------
+    def alloca(self, operation: ir.Operation) -> None:
+        """Scratch memory: a thread's own, or the threadgroup's."""
+        value = operation.results[0]
+        kind = ir.MemRefType(value.type)
+        size, type_ = kind.shape[0], storage_type(kind.element_type, self.kernel)
+        name = self.name("kept")
+        if self.group is None:
+            self.memory[value] = Memory(name, type_, "thread")
+            self.line(f"{type_} {name}[{size}];")
+            return
+        stride = self.group.private.get(value, 0)
+        slots = -(-self.group.extents.get(value, 0) // self.group.threads) * stride
+        if stride and slots <= SLOTS:
+            self.memory[value] = Memory(name, type_, "thread", stride, slots)
+            zero = x.real(0.0).text if type_ == "float" else "0"
+            self.line(f"{type_} {name} = {zero};" if slots == 1 else f"{type_} {name}[{slots}];")
+            return
+        self.memory[value] = Memory(name, type_, "threadgroup")
+        self.line(f"threadgroup {type_} {name}[{size}];")
+
+    def _element(self, memory: Memory, index: ir.Value) -> Expr:
+        """`name[index]`."""
+        at = self.use(index)
+        if memory.lane_stride:
+            return self._own_element(memory, index)
+        low, high = x.RANGE.get(memory.type, (0, 0))
+        return Expr(f"{memory.name}[{at.text}]", memory.type, 0, low, high, None, True)
+
+    def _own_element(self, memory: Memory, index: ir.Value) -> Expr:
+        """Of scratch in registers: element stride * j + offset of iteration j is the thread's own number stride * slot + offset."""
+        low, high = x.RANGE.get(memory.type, (0, 0))
+        if memory.slots == 1:
+            return Expr(memory.name, memory.type, 0, low, high, None, True)
+        assert self._iv is not None
+        stride, _, offset = position_of(index, self._iv)
+        slot = x.integer(0) if self._slot is None else Expr(self._slot, "uint", 0, 0, SLOTS)
+        at = x.arithmetic("+", x.arithmetic("*", slot, x.integer(stride), 32), x.integer(offset), 32)
+        return Expr(f"{memory.name}[{at.text}]", memory.type, 0, low, high, None, True)
+
+    def load(self, operation: ir.Operation) -> None:
+        self._define(operation.results[0], self._element(self.memory[operation.operands[0]], operation.operands[1]))
+
+    def store(self, operation: ir.Operation) -> None:
+        value, target, index = operation.operands
+        memory = self.memory[target]
+        e = self._converted(self.use(value), memory.type)
+        place = self._element(memory, index)
+        self.flush()
+        # Outside of a loop over the threads they all compute the same value: one of them stores it.
+        alone = self.group is not None and not self._lanes and memory.space != "thread"
+        self.line(f"{'if (lid == 0) ' if alone else ''}{place.text} = {e.text};")
+
+    @staticmethod
+    def _converted(e: Expr, type_: str) -> Expr:
+        """For a store: integers of the same width convert by themselves."""
+        if e.type == type_ or {e.type, type_} in ({"int", "uint"}, {"long", "ulong"}, {"char", "uchar"}, {"short", "ushort"}):
+            return e
+        if e.value is not None and type_ in x.RANGE and type_ != "bool":
+            low, high = x.RANGE[type_]
+            return e if low <= e.value <= high else x.integer((e.value - low) % (high - low + 1) + low)
+        return x.cast(e, type_)
+
+    # -- regions ------------------------------------------------------------------------------------------------------
+    def branch(self, operation: ir.Operation) -> None:
+        """`scf.if`: a conditional expression where both sides are expressions."""
+        test = self._settled(operation.operands[0], force=len(operation.results) > 1)
+        self.flush()
+        sides = [self._side(region.blocks[0]) for region in operation.regions if len(region.blocks)]
+        if operation.results and not any(lines for lines, _ in sides):
+            self._conditional(operation, test, sides)
+            return
+        names: list[str] = []
+        for result, *values in zip(operation.results, *[values for _, values in sides], strict=True):
+            type_ = self._result_type(result, values)
+            names.append(self.name("v"))
+            self.line(f"{type_} {names[-1]};")
+            low, high = x.RANGE.get(type_, (0, 0))
+            self.env[result] = Expr(names[-1], type_, 0, low, high)
+        for n, (lines, values) in enumerate(sides):
+            if n and not lines and not values:
+                break
+            self.line(f"if ({test.text}) {{" if n == 0 else "} else {")
+            self.lines += lines
+            for name, value, result in zip(names, values, operation.results, strict=True):
+                self.depth += 1
+                self.line(f"{name} = {self._converted(value, self.env[result].type).text};")
+                self.depth -= 1
+        self.line("}")
+
+    def _side(self, block: ir.Block) -> tuple[list[str], list[Expr]]:
+        """The lines of one branch, and what it yields."""
+        outside, self.lines = self.lines, []
+        self.depth += 1
+        values = [self.use(v) for v in self.run(block).operands]
+        self.flush()
+        self.depth -= 1
+        lines, self.lines = self.lines, outside
+        return lines, values
+
+    def _conditional(self, operation: ir.Operation, test: Expr, sides: list) -> None:
+        for result, a, b in zip(operation.results, *[values for _, values in sides], strict=True):
+            self._define(result, self.operations.choose(result.type, test, a, b))
+
+    def _settled(self, value: ir.Value, force: bool = True) -> Expr:
+        """A value that is used more than once: a name."""
+        e = self.use(value)
+        if force and e.value is None and not e.text.isidentifier():
+            self._print_constant(value, e)
+        return self.env[value]
+
+    def _result_type(self, value: ir.Value, sources: Sequence[Expr]) -> str:
+        """The type of a variable that holds `value`, which is one of `sources`."""
+        if is_bool(value.type):
+            return "bool"
+        if not isinstance(value.type, (ir.IntegerType, ir.IndexType)):
+            return self._float(value.type)
+        bits = max(bits_of(value.type), 32)
+        signs = {s.type for s in sources if s.value is None}
+        return x.SIGNED[bits] if signs and signs <= {"char", "short", "int", "long"} else x.UNSIGNED[bits]
+
+    def _float(self, type_: ir.Type) -> str:
+        if str(type_) not in FLOAT_TYPES:
+            raise CompileError(f"[metal] {self.kernel} computes in {type_}, which Metal does not have")
+        return FLOAT_TYPES[str(type_)]
+
+    # -- loops --------------------------------------------------------------------------------------------------------
+    def _bound(self, value: ir.Value) -> Expr:
+        e = self._settled(value)
+        return replace(e, low=max(e.low, 0), high=min(e.high, max(upper_bound(value), 0)))
+
+    def serial(self, operation: ir.Operation) -> None:
+        """`scf.for`: a loop with variables for what it carries."""
+        self.flush()
+        bound, block = self._bound(operation.operands[1]), operation.regions[0].blocks[0]
+        results, starts = list(operation.results), [self.use(v) for v in list(operation.operands)[3:]]
+        yielded = _last(block).operands
+        names = []
+        for result, argument, start, value in zip(results, list(block.arguments)[1:], starts, yielded, strict=True):
+            variable = self._variable_for(result, start, value, "carried")
+            self.env[argument] = self.env[result] = variable
+            names.append(variable.text)
+        with self.variable("kmnpq") as name:
+            self._bind(block.arguments[0], name, bound)
+            with self.braces(f"for ({self._type_of(block.arguments[0])} {name} = 0; {name} < {bound.text}; ++{name})"):
+                self._assign(names, [self.use(v) for v in self.run(block).operands])
+
+    def _variable_for(self, result: ir.Value, start: Expr, source: ir.Value, base: str) -> Expr:
+        """Declare a variable with a first value; integers are signed if what they become next is computed so."""
+        owner = source.owner
+        signed = not isinstance(owner, ir.Block) and owner.operation.name in ("arith.maxsi", "arith.minsi")
+        type_ = self._result_type(result, [replace(start, type="int", value=None)] if signed else [])
+        name = self.name(base)
+        self.line(f"{type_} {name} = {self._start(start, result, type_).text};")
+        low, high = x.RANGE.get(type_, (0, 0))
+        return Expr(name, type_, 0, low, high)
+
+    def _start(self, start: Expr, result: ir.Value, type_: str) -> Expr:
+        if type_ in ("uint", "ulong"):
+            start = x.unsigned(start, bits_of(result.type))
+        elif type_ in ("int", "long"):
+            start = x.signed(start, bits_of(result.type))
+        return start if start.value is not None else self._converted(start, type_)
+
+    def _assign(self, names: Sequence[str], values: Sequence[Expr]) -> None:
+        """All at once: a value that another assignment would change first is named before."""
+        settled = []
+        for n, e in enumerate(values):
+            others = [o for m, o in enumerate(names) if m != n]
+            if any(re.search(rf"\b{o}\b", e.text) for o in others):
+                name = self.name("v")
+                self.line(f"const {e.type} {name} = {e.text};")
+                e = replace(e, text=name, level=0)
+            settled.append(e)
+        self.flush()
+        for name, e in zip(names, settled, strict=True):
+            if e.text != name:
+                self.line(_assignment(name, e))
+
+    def _bind(self, argument: ir.Value, name: str, bound: Expr) -> None:
+        high = max(bound.high - 1, 0)
+        type_ = "uint" if high + 2048 <= x.RANGE["uint"][1] else "long"
+        self.env[argument] = Expr(name, type_, 0, 0, high)
+
+    def _type_of(self, argument: ir.Value) -> str:
+        return self.env[argument].type
+
+    def parallel(self, operation: ir.Operation) -> None:
+        """A loop inside a top-level iteration: over the threads of the group, or one after the other."""
+        self.flush()
+        block, bound = operation.regions[0].blocks[0], self._bound(operation.operands[1])
+        over_threads = self.group is not None and not self._lanes
+        combines = [combine_of(self.kernel, r.blocks[0]) for r in _last(block).regions]
+        variables = []
+        for result, start, combine in zip(operation.results, list(operation.operands)[3:], combines, strict=True):
+            combine.check_neutral(self.kernel, start)
+            first, type_ = self.use(start), combine.variable_type(result.type)
+            name = self.name(combine.name)
+            self.line(f"{type_} {name} = {self._start(first, result, type_).text};")
+            low, high = x.RANGE.get(type_, (0, 0))
+            self.env[result] = Expr(name, type_, 0, low, high)
+            variables.append(self.env[result])
+        self._lanes += 1
+        with self._iterations(operation, block, bound) if over_threads else self._one_by_one(block, bound):
+            terminator = self.run(block)
+            for variable, value, combine in zip(variables, terminator.operands, combines, strict=True):
+                self._accumulate(variable, self.use(value), combine)
+            self.flush()
+        self._lanes -= 1
+        for variable, result, combine in zip(variables, operation.results, combines, strict=True):
+            if over_threads:
+                whole = reduced_over_group(self, combine, variable, result.type)
+                self.line(f"{variable.text} = {whole.text};")
+
+    def _accumulate(self, variable: Expr, value: Expr, combine: Combine) -> None:
+        block = combine.block
+        for argument, e in zip(block.arguments, (variable, value), strict=True):
+            self.env[argument] = e
+        e = self.operations.expression(combine.operation, [self.env[v] for v in combine.operation.operands])
+        self.flush()
+        symbol = {"arith.addf": "+", "arith.mulf": "*"}.get(combine.operation.name)
+        self.line(f"{variable.text} {symbol}= {value.text};" if symbol else _assignment(variable.text, e))
+
+    @contextmanager
+    def _one_by_one(self, block: ir.Block, bound: Expr) -> Iterator[None]:
+        with self.variable("jklmn") as name:
+            self._bind(block.arguments[0], name, bound)
+            with self.braces(f"for ({self._type_of(block.arguments[0])} {name} = 0; {name} < {bound.text}; ++{name})"):
+                yield
+
+    @contextmanager
+    def _iterations(self, operation: ir.Operation, block: ir.Block, bound: Expr) -> Iterator[None]:
+        """Iteration j belongs to thread j mod T."""
+        assert self.group is not None
+        iv, threads = block.arguments[0], self.group.threads
+        self._iv = iv
+        if bound.high <= threads:
+            self.env[iv] = Expr("lid", "uint", 0, 0, max(bound.high - 1, 0))
+            if bound.value == threads:
+                yield
+                return
+            with self.braces(f"if (lid < {bound.text})"):
+                yield
+            return
+        if not any(self._in_registers(o) for o in walk(block)):
+            with self.variable("jklmn") as name:
+                self._bind(iv, name, bound)
+                with self.braces(f"for ({self._type_of(iv)} {name} = lid; {name} < {bound.text}; {name} += {threads})"):
+                    yield
+            return
+        # A constant number of rounds, so that a compiler can unroll the loop and keep the thread's own elements in registers.
+        rounds = -(-bound.high // threads)
+        with self.variable("ntu") as count, self.braces(f"for (uint {count} = 0; {count} < {rounds}; ++{count})"):
+            with self.variable("jklmn") as name:
+                self._bind(iv, name, bound)
+                self.line(f"const {self._type_of(iv)} {name} = lid + {count} * {threads};")
+                outside, self._slot = self._slot, count
+                if bound.value is not None and bound.value % threads == 0:
+                    yield
+                else:
+                    with self.braces(f"if ({name} < {bound.text})"):
+                        yield
+                self._slot = outside
+
+    def _in_registers(self, operation: ir.Operation) -> bool:
+        if operation.name not in ("memref.load", "memref.store"):
+            return False
+        memory = self.memory[operation.operands[operation.name == "memref.store"]]
+        return memory.lane_stride > 0
+
+
+def storage_type(type_: ir.Type, where: str) -> str:
+    """The C++ type of an element in memory."""
+    if isinstance(type_, ir.IntegerType):
+        return x.UNSIGNED[type_.width]
+    if str(type_) not in FLOAT_TYPES:
+        raise CompileError(f"[metal] {where} stores {type_}, which Metal does not have; cast to float32, or use the CPU")
+    return FLOAT_TYPES[str(type_)]
+
+
+def may_contract(block: ir.Block) -> bool:
+    """Whether all sums and products of floats in a function may become fused multiply-adds."""
+    flags = [str(o.attributes["fastmath"]) if "fastmath" in o.attributes else "" for o in walk(block) if o.name in _CONTRACTING]
+    return all("contract" in f or "fast>" in f for f in flags)
+
+
+def _assignment(name: str, e: Expr) -> str:
+    """`name = e;`, shortened to `name += ...;`."""
+    for symbol, level in (("+", 3), ("*", 2)):
+        head, rest = f"{name} {symbol} ", e.text
+        while rest != (shorter := re.sub(r"[(\[][^()\[\]]*[)\]]", "", rest)):
+            rest = shorter
+        if e.level == level and e.text.startswith(head) and not re.search(r" [-+*/%] ", rest[len(head) :]):
+            return f"{name} {symbol}= {e.text[len(head) :]};"
+    return f"{name} = {e.text};"
+
+
+def _flags(barrier: Barrier) -> str:
+    names = [n for n, on in (("mem_device", barrier.device), ("mem_threadgroup", barrier.threadgroup)) if on]
+    return " | ".join(f"mem_flags::{n}" for n in names)
+
+
+def _last(block: ir.Block) -> ir.Operation:
+    operations = block.operations
+    return operations[len(operations) - 1].operation
+
+
+_RULES: dict[str, Callable[[Body, ir.Operation], None]] = {
+    "memref.alloca": Body.alloca, "memref.load": Body.load, "memref.store": Body.store, "scf.if": Body.branch,
+    "scf.for": Body.serial, "scf.parallel": Body.parallel,
+}  # fmt: skip

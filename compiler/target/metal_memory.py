@@ -1,0 +1,221 @@
+"""Which threads of a threadgroup share which memory: where scratch lives, and where barriers stand.
+
+A loop over the threads gives iteration j to thread j mod T, in every loop of a kernel. So memory that is only ever accessed at a position that
+belongs to j alone is one thread's own: it needs no barrier, and if the position depends on j only, it can live in the thread's registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import gcd
+from typing import NamedTuple
+
+from mlxir.dialects.mlir import ir
+
+
+class Lane(NamedTuple):
+    """A position `stride * j + offset + modulus * anything`; modulus 0: nothing is added."""
+
+    stride: int
+    modulus: int
+    offset: int
+
+
+class Access(NamedTuple):
+    """One load or store of `memory`; `lane` is None where it is not known to belong to one iteration of the loop over threads."""
+
+    memory: ir.Value
+    writes: bool
+    lane: Lane | None
+
+
+class Barrier(NamedTuple):
+    """Which memory a barrier makes visible."""
+
+    device: bool
+    threadgroup: bool
+
+
+def walk(block: ir.Block) -> Iterator[ir.Operation]:
+    """All operations of a block, those of nested regions after the operation that holds them."""
+    for view in block.operations:
+        operation = view.operation
+        yield operation
+        for region in operation.regions:
+            for inner in region.blocks:
+                yield from walk(inner)
+
+
+def inner_parallels(block: ir.Block) -> list[ir.Operation]:
+    """The parallel loops in a block that lie in no other parallel loop of it."""
+    found = []
+    for view in block.operations:
+        operation = view.operation
+        if operation.name == "scf.parallel":
+            found.append(operation)
+        else:
+            found += [p for region in operation.regions for b in region.blocks for p in inner_parallels(b)]
+    return found
+
+
+def constant_of(value: ir.Value) -> int | None:
+    """The value of an integer constant."""
+    owner = value.owner
+    if isinstance(owner, ir.Block) or owner.operation.name != "arith.constant":
+        return None
+    return int(ir.IntegerAttr(owner.operation.attributes["value"]).value)
+
+
+UNBOUNDED = 1 << 31
+
+
+def upper_bound(value: ir.Value) -> int:
+    """The most that a loop's bound can be: a constant, or a minimum with one."""
+    constant = constant_of(value)
+    if constant is not None:
+        return constant
+    owner = value.owner
+    if isinstance(owner, ir.Block) or owner.operation.name != "arith.minui":
+        return UNBOUNDED
+    return min(upper_bound(v) for v in owner.operation.operands)
+
+
+def is_scratch(value: ir.Value) -> bool:
+    return not isinstance(value.owner, ir.Block)
+
+
+def lane_of(index: ir.Value, iv: ir.Value, extent: int) -> Lane | None:
+    """To which iteration of a loop over threads (variable `iv`, below `extent`) a position belongs.
+
+    stride * j + offset + modulus * anything belongs to j alone if stride * extent <= modulus: j is (position % modulus) / stride.
+    """
+    lane = position_of(index, iv)
+    if lane.stride <= 0 or not 0 <= lane.offset < lane.stride or 0 < lane.modulus < lane.stride * extent:
+        return None
+    return lane
+
+
+def position_of(value: ir.Value, iv: ir.Value) -> Lane:
+    """A position as a sum; what is not a sum or a constant multiple counts as 1 * anything."""
+    if value == iv:
+        return Lane(1, 0, 0)
+    constant = constant_of(value)
+    if constant is not None:
+        return Lane(0, 0, constant)
+    owner = value.owner
+    name = None if isinstance(owner, ir.Block) else owner.operation.name
+    if name in ("arith.addi", "arith.muli"):
+        a, b = (position_of(v, iv) for v in owner.operation.operands)
+        if name == "arith.addi":
+            return Lane(a.stride + b.stride, gcd(a.modulus, b.modulus), a.offset + b.offset)
+        if (b.stride, b.modulus) == (0, 0):
+            return Lane(a.stride * b.offset, abs(a.modulus * b.offset), a.offset * b.offset)
+    return Lane(0, 1, 0)
+
+
+class GroupMemory:
+    """The memory of one kernel whose top-level iterations are threadgroups; `block` is the body of its top-level loop."""
+
+    def __init__(self, block: ir.Block, threads: int):
+        self.threads = threads
+        self.accesses: dict[ir.Operation, list[Access]] = {}  # leaf operations outside loops over threads, and those loops
+        self.extents: dict[ir.Value, int] = {}  # of scratch: the largest loop over threads that accesses it
+        self._collect(block)
+        every = [a for found in self.accesses.values() for a in found]
+        written = {a.memory for a in every if a.writes}
+        self.shared = {a.memory for a in every if a.memory in written and not self._owned(a.memory, every)}
+        scratch = {a.memory for a in every if is_scratch(a.memory)}
+        self.private = {m: self._stride(m, every) for m in scratch if self._in_registers(m, every)}
+        self.barriers: dict[ir.Operation, Barrier] = {}
+        while self._place(block, []) is None:
+            pass
+
+    # -- accesses -----------------------------------------------------------------------------------------------------
+    def _collect(self, block: ir.Block) -> None:
+        for view in block.operations:
+            operation = view.operation
+            if operation.name == "scf.parallel":
+                self.accesses[operation] = self._of_loop(operation)
+            elif operation.name in ("memref.load", "memref.store"):
+                self.accesses[operation] = [_access(operation, None)]
+            for region in operation.regions if operation.name != "scf.parallel" else ():
+                for inner in region.blocks:
+                    self._collect(inner)
+
+    def _of_loop(self, loop: ir.Operation) -> list[Access]:
+        block = loop.regions[0].blocks[0]
+        extent, found = upper_bound(loop.operands[1]), []
+        for operation in walk(block):
+            if operation.name in ("memref.load", "memref.store"):
+                index = operation.operands[len(operation.operands) - 1]
+                access = _access(operation, lane_of(index, block.arguments[0], extent))
+                self.extents[access.memory] = max(self.extents.get(access.memory, 0), extent)
+                found.append(access)
+        return found
+
+    @staticmethod
+    def _owned(memory: ir.Value, every: Iterable[Access]) -> bool:
+        """Whether each element is accessed by one thread only."""
+        kinds = {(a.lane.stride, a.lane.modulus) if a.lane else None for a in every if a.memory == memory}
+        return len(kinds) == 1 and None not in kinds
+
+    def _in_registers(self, memory: ir.Value, every: Iterable[Access]) -> bool:
+        return self._owned(memory, every) and all(a.lane is not None and a.lane.modulus == 0 for a in every if a.memory == memory)
+
+    @staticmethod
+    def _stride(memory: ir.Value, every: Iterable[Access]) -> int:
+        return next(a.lane.stride for a in every if a.memory == memory and a.lane is not None)
+
+    # -- barriers -----------------------------------------------------------------------------------------------------
+    def _place(self, block: ir.Block, pending: list[Access]) -> list[Access] | None:
+        """Walk in program order with the accesses since the last barrier; None when a barrier was added."""
+        for view in block.operations:
+            operation = view.operation
+            if operation in self.barriers:
+                pending = self._after(self.barriers[operation], pending)
+            accesses = [a for a in self.accesses.get(operation, ()) if a.memory in self.shared]
+            clashes = [a.memory for a in accesses for b in pending if a.memory == b.memory and (a.writes or b.writes)]
+            if clashes:
+                old = self.barriers.get(operation, Barrier(False, False))
+                on_device = any(not is_scratch(m) for m in clashes)
+                on_chip = any(is_scratch(m) for m in clashes)
+                self.barriers[operation] = Barrier(old.device or on_device, old.threadgroup or on_chip)
+                return None
+            pending = [*pending, *accesses]
+            if operation.name == "scf.parallel":
+                if operation.results and self.threads > 32:
+                    pending = self._after(Barrier(False, True), pending)  # inside the reduction
+            elif operation.regions:
+                nested = self._place_regions(operation, pending)
+                if nested is None:
+                    return None
+                pending = nested
+        return pending
+
+    def _place_regions(self, operation: ir.Operation, pending: list[Access]) -> list[Access] | None:
+        blocks = [b for region in operation.regions for b in region.blocks]
+        after = list(pending)
+        for block in blocks:
+            left = self._place(block, pending)
+            if left is None:
+                return None
+            after += left
+        if operation.name != "scf.for":
+            return _distinct(after)
+        # What one iteration leaves behind, the next one meets.
+        again = self._place(blocks[0], _distinct(after))
+        return None if again is None else _distinct([*after, *again])
+
+    @staticmethod
+    def _after(barrier: Barrier, pending: list[Access]) -> list[Access]:
+        return [a for a in pending if not (barrier.threadgroup if is_scratch(a.memory) else barrier.device)]
+
+
+def _distinct(accesses: Iterable[Access]) -> list[Access]:
+    return list(dict.fromkeys(accesses))
+
+
+def _access(operation: ir.Operation, lane: Lane | None) -> Access:
+    """Of a load `[memory, index]` or a store `[value, memory, index]`."""
+    writes = operation.name == "memref.store"
+    return Access(operation.operands[1 if writes else 0], writes, lane)

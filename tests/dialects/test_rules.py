@@ -1,0 +1,251 @@
+"""Laws of the derivative and batching rules: every primitive of the table, by the transform passes and the reference evaluator.
+
+    forward     jvp equals central finite differences, in float64
+    transpose   <ct, J t> = <J^T ct, t>, in float64 and float32
+    second      jvp of vjp equals finite differences of vjp; vjp of vjp is the transpose of jvp of vjp
+    batched     vmap equals loop and stack for every choice of mapped operands; so do vmap of vjp and vjp of vmap
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Sequence
+
+import laws
+import numpy as np
+import pytest
+from mlxir.compiler.graph import Value, apply_transform, cut
+from mlxir.compiler.pipeline import transformed_program
+from mlxir.compiler.program import Program
+from mlxir.dialects.mx import RECORDS, Aval
+from mlxir.runtime import dtypes
+
+UNMAPPED = -1
+
+
+# -- transforms of programs ------------------------------------------------------------------------------------------
+def _transform(name: str, program: Program, inputs: Sequence[Aval], attrs: dict, avals: Sequence[Aval], skip: int = 0) -> Program:
+    """The program that applies one transform to `program`, without the first `skip` of its results."""
+    values = [Value(*a) for a in inputs]
+    outs = apply_transform(RECORDS[name], values, {"callee": program, **attrs}, avals)
+    return cut(outs[skip:], values).program
+
+
+def vjp(program: Program, wrt: Sequence[int]) -> Program:
+    """`(*operands, *cotangents) -> gradients of the operands in wrt`."""
+    outs = program.avals
+    avals = [*outs, *[program.parameters[i] for i in wrt]]
+    attrs = {"wrt": tuple(wrt), "seeded": tuple(range(len(outs)))}
+    return _transform("vjp", program, [*program.parameters, *outs], attrs, avals, skip=len(outs))
+
+
+def jvp(program: Program, wrt: Sequence[int]) -> Program:
+    """`(*operands, *tangents of the operands in wrt) -> tangents`."""
+    outs, tangents = program.avals, [program.parameters[i] for i in wrt]
+    return _transform("jvp", program, [*program.parameters, *tangents], {"wrt": tuple(wrt)}, [*outs, *outs], skip=len(outs))
+
+
+def _inserted(aval: Aval, axis: int, size: int) -> Aval:
+    return aval if axis == UNMAPPED else Aval((*aval.shape[:axis], size, *aval.shape[axis:]), aval.dtype)
+
+
+def vmap(program: Program, in_axes: Sequence[int], out_axes: Sequence[int], size: int) -> Program:
+    inputs = [_inserted(a, axis, size) for a, axis in zip(program.parameters, in_axes, strict=True)]
+    outs = [_inserted(a, axis, size) for a, axis in zip(program.avals, out_axes, strict=True)]
+    return _transform("vmap", program, inputs, {"in_axes": tuple(in_axes), "out_axes": tuple(out_axes), "size": size}, outs)
+
+
+def expanded(program: Program) -> Program:
+    return transformed_program(program) if program.has_transforms else program
+
+
+# -- rows and data ---------------------------------------------------------------------------------------------------
+FLOATS = ("float32", "float64")
+ROWS = [r for r in laws.TABLE if r.operands]
+_FLAT = "flat"
+
+
+def _inexact(operand: tuple, dtype: str) -> bool:
+    return dtypes.from_name(operand[1] or dtype).is_inexact
+
+
+def differentiable(row: laws.Row, rule: str) -> bool:
+    """Whether the record has the rule (a flat one has: zero), and any operand is a float for some dtype under test."""
+    reason = RECORDS[row.name].coverage()[rule]
+    return reason in ("yes", "composite", _FLAT) and any(d in laws.FLOATS for d in row.dtypes) and any(
+        _inexact(o, "float64") for o in row.operands)  # fmt: skip
+
+
+def converts(row: laws.Row) -> bool:
+    """astype to an integer or bool: derivatives pass through it by convention, so it has no law of finite differences."""
+    return row.name == "astype" and not row.attrs["dtype"].is_inexact
+
+
+def _rng(row: laws.Row, *more: object) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(repr((str(row), row.attrs, more)).encode()))
+
+
+def _direction(rng: np.random.Generator, like: np.ndarray) -> np.ndarray:
+    return np.asarray(rng.standard_normal(like.shape), like.dtype)
+
+
+def _case(row: laws.Row, dtype: str) -> tuple[list[np.ndarray], Program, list[int]]:
+    """(operands, the program of the primitive, its float operands)."""
+    operands = laws.arrays(row, dtype)
+    program = laws.traced(row, operands).program
+    return operands, program, [i for i, o in enumerate(row.operands) if _inexact(o, dtype)]
+
+
+def inner(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
+    return float(sum(np.sum(x.astype(np.float64) * y.astype(np.float64)) for x, y in zip(a, b, strict=True)))
+
+
+def shifted(arguments: Sequence[np.ndarray], wrt: Sequence[int], tangents: Sequence[np.ndarray], h: float) -> list[np.ndarray]:
+    out = list(arguments)
+    for i, t in zip(wrt, tangents, strict=True):
+        out[i] = (arguments[i] + h * t).astype(arguments[i].dtype)
+    return out
+
+
+def differences(program: Program, arguments: list, wrt: list[int], tangents: list) -> list[np.ndarray]:
+    """Central finite differences of fourth order."""
+    h = 2e-4
+    at = {k: program.run_reference(shifted(arguments, wrt, tangents, k * h)) for k in (-2, -1, 1, 2)}
+    return [
+        (8 * (b.astype(np.float64) - a) - (d.astype(np.float64) - c)) / (12 * h)
+        for a, b, c, d in zip(at[-1], at[1], at[-2], at[2], strict=True)
+    ]
+
+
+def assert_near(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        scale = max(float(np.max(np.abs(e), initial=0)), 1.0)
+        np.testing.assert_allclose(a.astype(np.float64), e, rtol=tolerance, atol=tolerance * scale)
+
+
+def cases(rule: str) -> list:
+    return [pytest.param(r, id=f"{r}-{i}") for i, r in enumerate(ROWS) if differentiable(r, rule)]
+
+
+# -- forward and reverse ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("row", cases("jvp"))
+def test_jvp_equals_finite_differences(row: laws.Row) -> None:
+    if converts(row):
+        pytest.skip("passes derivatives through by convention")
+    operands, program, wrt = _case(row, "float64")
+    rng = _rng(row)
+    tangents = [_direction(rng, operands[i]) for i in wrt]
+    actual = expanded(jvp(program, wrt)).run_reference([*operands, *tangents])
+    assert [a.dtype for a in actual] == [a.dtype.numpy for a in program.avals]
+    if row.name == "astype" and row.attrs["dtype"].size < 8:
+        return assert_near(actual, [t.astype(row.attrs["dtype"].numpy) for t in tangents], 0)
+    assert_near(actual, differences(program, operands, wrt, tangents), 2e-7)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("row", cases("vjp"))
+def test_vjp_is_the_transpose_of_jvp(row: laws.Row, dtype: str) -> None:
+    if converts(row):
+        pytest.skip("passes derivatives through by convention")
+    operands, program, all_floats = _case(row, dtype)
+    rng = _rng(row, dtype)
+    # Each float operand alone, then all together: a rule may depend on which operands are active.
+    for wrt in dict.fromkeys([*[(i,) for i in all_floats], tuple(all_floats)]):
+        tangents = [_direction(rng, operands[i]) for i in wrt]
+        cts = [_direction(rng, np.empty(a.shape, a.dtype.numpy)) for a in program.avals]
+        forward = expanded(jvp(program, wrt)).run_reference([*operands, *tangents])
+        backward = expanded(vjp(program, wrt)).run_reference([*operands, *cts])
+        assert [(g.shape, g.dtype) for g in backward] == [(operands[i].shape, operands[i].dtype) for i in wrt]
+        left, right = inner(cts, forward), inner(backward, tangents)
+        scale = sum(np.sum(np.abs(c * f)) for c, f in zip(cts, forward, strict=True)) + 1
+        assert abs(left - right) <= (1e-12 if dtype == "float64" else 2e-5) * scale, (left, right)
+
+
+# -- second order ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("row", cases("vjp"))
+def test_second_order(row: laws.Row) -> None:
+    if row.name == "astype":
+        pytest.skip("linear")
+    operands, program, wrt = _case(row, "float64")
+    rng = _rng(row, "second")
+    first = vjp(program, wrt)
+    cts = [_direction(rng, np.empty(a.shape, a.dtype.numpy)) for a in program.avals]
+    arguments = [*operands, *cts]
+    active = [*wrt, *range(len(operands), len(arguments))]
+    tangents = [_direction(rng, arguments[i]) for i in active]
+    forward = expanded(jvp(first, active)).run_reference([*arguments, *tangents])
+    assert_near(forward, differences(expanded(first), arguments, active, tangents), 1e-6)
+    seeds = [_direction(rng, f) for f in forward]
+    backward = expanded(vjp(first, active)).run_reference([*arguments, *seeds])
+    left, right = inner(seeds, forward), inner(backward, tangents)
+    scale = sum(np.sum(np.abs(c * f)) for c, f in zip(seeds, forward, strict=True)) + 1
+    assert abs(left - right) <= 1e-11 * scale, (left, right)
+
+
+# -- batching --------------------------------------------------------------------------------------------------------
+SIZE = 3
+
+
+def _mapped(row: laws.Row, dtype: str, operands: list[np.ndarray], chosen: Sequence[int], axes: dict[int, int]) -> list[np.ndarray]:
+    """Operands of which the chosen ones are stacked along their axis, each example different."""
+    lanes = [
+        [laws.sample(s, d or dtype, domain, 100 * lane + i) for i, (s, d, domain) in enumerate(row.operands)] for lane in range(SIZE)
+    ]
+    return [np.stack([lane[i] for lane in lanes], axes[i]) if i in chosen else x for i, x in enumerate(operands)]
+
+
+def example(arguments: Sequence[np.ndarray], in_axes: Sequence[int], lane: int) -> list[np.ndarray]:
+    return [a if axis == UNMAPPED else np.take(a, lane, axis) for a, axis in zip(arguments, in_axes, strict=True)]
+
+
+def assert_stacked(program: Program, arguments: Sequence[np.ndarray], in_axes: Sequence[int], out_axes: Sequence[int]) -> None:
+    """vmap of `program` equals running it per example and stacking."""
+    actual = expanded(vmap(program, in_axes, out_axes, SIZE)).run_reference(arguments)
+    single = expanded(program)
+    lanes = [single.run_reference(example(arguments, in_axes, lane)) for lane in range(SIZE)]
+    for j, (a, axis) in enumerate(zip(actual, out_axes, strict=True)):
+        laws.assert_close(a, np.stack([lane[j] for lane in lanes], axis), factor=20)
+
+
+def _choices(row: laws.Row) -> list[tuple[int, ...]]:
+    every = range(len(row.operands))
+    return [c for n in range(1, len(row.operands) + 1) for c in itertools.combinations(every, n)]
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=f"{r}-{i}") for i, r in enumerate(ROWS)])
+def test_vmap_equals_loop_and_stack(row: laws.Row) -> None:
+    dtype = row.dtypes[0]
+    operands = laws.arrays(row, dtype)
+    program = laws.traced(row, operands).program
+    for n, chosen in enumerate(_choices(row)):
+        for last in (False, True):
+            # Alternate, so that the axes of operands and results are also mixed.
+            axes = {i: operands[i].ndim if last ^ (i % 2 == 1 and n % 2 == 1) else 0 for i in chosen}
+            in_axes = [axes.get(i, UNMAPPED) for i in range(len(operands))]
+            out_axes = [a.ndim if last else 0 for a in program.avals]
+            assert_stacked(program, _mapped(row, dtype, operands, chosen, axes), in_axes, out_axes)
+
+
+@pytest.mark.parametrize("row", cases("vjp"))
+def test_vmap_of_vjp_and_vjp_of_vmap(row: laws.Row) -> None:
+    operands, program, wrt = _case(row, "float64")
+    rng = _rng(row, "vmap")
+    single = vjp(program, wrt)
+    loop = expanded(single)
+    for n, chosen in enumerate(_choices(row)):
+        axes = {i: operands[i].ndim if (i + n) % 2 else 0 for i in chosen}
+        in_axes = [axes.get(i, UNMAPPED) for i in range(len(operands))]
+        arguments = _mapped(row, "float64", operands, chosen, axes)
+        outs = [_inserted(a, 0, SIZE) for a in program.avals]
+        cts = [np.asarray(rng.standard_normal(a.shape), a.dtype.numpy) for a in outs]
+        assert_stacked(single, [*arguments, *cts], [*in_axes, *[0] * len(cts)], [0] * len(wrt))
+        # The gradient of an operand that all examples share is the sum over the examples.
+        mapped = vmap(program, in_axes, [0] * len(cts), SIZE)
+        actual = expanded(vjp(mapped, wrt)).run_reference([*arguments, *cts])
+        lanes = [loop.run_reference([*example(arguments, in_axes, k), *[c[k] for c in cts]]) for k in range(SIZE)]
+        for j, i in enumerate(wrt):
+            parts = [lane[j] for lane in lanes]
+            expected = np.sum(parts, 0) if in_axes[i] == UNMAPPED else np.stack(parts, in_axes[i])
+            laws.assert_close(actual[j], expected.astype(actual[j].dtype), factor=100)
