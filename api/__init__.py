@@ -8,7 +8,9 @@ from .constants import *
 from .devices import *
 from .dtype_info import *
 from .dump import *
+from .gradients import *
 from .interop import ArrayLike
+from .jacobians import *
 from .memory import *
 from .methods import *
 from .ndarray import *

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -501,8 +500,9 @@ def traced(fun: Callable, args: tuple, kwargs: dict) -> Program:
 
 
 def _compiler_cache() -> Any:
-    # Imported on first use: it loads llvmlite.
-    return importlib.import_module("mlxir.compiler.cache")
+    from mlxir.compiler import cache  # lazy: it loads llvmlite, 50 ms
+
+    return cache
 
 
 def compile_cache_info() -> Any:

@@ -231,7 +231,12 @@ def normal(
 
 
 def randint(
-    low: Any, high: Any, shape: Sequence[int] = (), dtype: Dtype | None = int32, key: array | None = None, stream: Any = None
+    low: Any,
+    high: Any,
+    shape: Sequence[int] = (),
+    dtype: Dtype | None = int32,
+    key: array | None = None,
+    stream: Any = None,
 ) -> array:
     """Integers of [low, high), drawn through a float32 uniform as in MLX: beyond 2**24 not every integer can occur.
 
@@ -280,7 +285,9 @@ def truncated_normal(
     return wrap(values.binary(_MAX, values.binary(_MIN, high, samples), low))
 
 
-def gumbel(shape: Sequence[int] = (), dtype: Dtype | None = float32, key: array | None = None, stream: Any = None) -> array:
+def gumbel(
+    shape: Sequence[int] = (), dtype: Dtype | None = float32, key: array | None = None, stream: Any = None
+) -> array:
     """Samples of the standard Gumbel distribution."""
     return wrap(_gumbel(_shape(shape), _float("gumbel", dtype), _next_key(key)))
 
@@ -300,7 +307,9 @@ def laplace(
     """Samples of the Laplace distribution with mean `loc` (0) and scale `scale` (1)."""
     dtype = _float("laplace", dtype)
     u = _symmetric(_shape(shape), _next_key(key))
-    samples = values.binary(_MUL, values.unary(_SIGN, u), values.unary(_LOG1P, values.unary(_NEG, values.unary(_ABS, u))))
+    samples = values.binary(
+        _MUL, values.unary(_SIGN, u), values.unary(_LOG1P, values.unary(_NEG, values.unary(_ABS, u)))
+    )
     return wrap(_located(values.cast(samples, dtype), loc, scale))
 
 
@@ -328,7 +337,9 @@ def categorical(
     else:
         wanted = rest if shape is None else _shape(shape)
         if values.broadcast_shape("broadcast_shapes", wanted, rest) != wanted:
-            raise ValueError(f"[categorical] Requested shape {wanted} is not broadcast compatible with reduced logits shape {rest}.")
+            raise ValueError(
+                f"[categorical] Requested shape {wanted} is not broadcast compatible with reduced logits shape {rest}."
+            )
     at = axis + len(wanted) - len(scores.shape) + 1
     noise = _gumbel((*wanted[:at], scores.shape[axis], *wanted[at:]), float32, _next_key(key))
     total = values.binary(_ADD, *values.promoted(noise, scores))

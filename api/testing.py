@@ -56,7 +56,9 @@ def check_grads(
     step = max(_STEP[n] for n in names) if eps is None else eps
     bound = max(_TOLERANCE[n] for n in names)
     rng = np.random.default_rng(0)
-    _check(flat, primals, order, chosen, (bound if atol is None else atol, bound if rtol is None else rtol), step, rng, "")
+    _check(
+        flat, primals, order, chosen, (bound if atol is None else atol, bound if rtol is None else rtol), step, rng, ""
+    )
 
 
 def _check(
@@ -118,4 +120,6 @@ def _inner(x: array, y: np.ndarray) -> float:
 
 def _compare(got: np.ndarray, expected: np.ndarray, tolerance: tuple[float, float], what: str) -> None:
     atol, rtol = tolerance
-    np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol, err_msg=f"[check_grads] {what} disagrees with differences")
+    np.testing.assert_allclose(
+        got, expected, rtol=rtol, atol=atol, err_msg=f"[check_grads] {what} disagrees with differences"
+    )

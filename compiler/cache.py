@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import threading
 import time
 from collections import OrderedDict
@@ -20,6 +19,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
+from mlxir import dialects
 from mlxir.compiler.program import Program
 from mlxir.compiler.reference import compute
 from mlxir.dialects.mx import RECORDS, Aval
@@ -63,7 +63,7 @@ def _fingerprint() -> bytes:
     """Of the compiler's sources, of llvmlite and of the host."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
-    for folder in (root, Path(importlib.import_module("mlxir.dialects").__file__ or "").parent):
+    for folder in (root, Path(dialects.__file__).parent):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.read_bytes())
     features = sorted(f"{k}{v}" for k, v in llvm.get_host_cpu_features().items())
@@ -95,9 +95,10 @@ def _from_disk_or_compiled(program: Program) -> Executable:
         text, code = entry
         _info.disk_hits += 1
         return Executable(code, Schedule.from_json(text), library_step)
+    from mlxir.compiler import pipeline  # lazy: it loads MLIR, which a hit on disk does not need
+
     start = time.perf_counter()
-    # Imported on the first miss: it loads MLIR.
-    code, schedule = importlib.import_module("mlxir.compiler.pipeline").compile_program(program)
+    code, schedule = pipeline.compile_program(program)
     made = Executable(code, schedule, library_step)
     _info.compilations += 1
     _info.compile_seconds += time.perf_counter() - start

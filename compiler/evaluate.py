@@ -6,7 +6,6 @@ depends on counts alone, so a program's results can be reproduced. MLIR is loade
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -69,13 +68,17 @@ def value_tracing() -> bool:
 
 
 def pipeline() -> Any:
-    """The compiler proper. Imported on first use: it loads MLIR and LLVM (0.25 s)."""
-    return importlib.import_module("mlxir.compiler.pipeline")
+    """The compiler proper, from the first use on."""
+    from mlxir.compiler import pipeline as loaded  # lazy: it loads MLIR and LLVM, 0.25 s
+
+    return loaded
 
 
 def executable(program: Program) -> Any:
-    """The executable of a program, from the cache or compiled now. llvmlite loads on first use, MLIR on the first miss."""
-    return importlib.import_module("mlxir.compiler.cache").executable(program)
+    """The executable of a program, from the cache or compiled now."""
+    from mlxir.compiler import cache  # lazy: it loads llvmlite, 50 ms
+
+    return cache.executable(program)
 
 
 def evaluate(values: Iterable[Value]) -> None:

@@ -12,14 +12,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlxir.compiler.build import build
-from mlxir.compiler.lower.gemm import lower_matmul
+from mlxir.compiler.lower.gemm import lower_matmul, lower_matmul_simple
 from mlxir.compiler.lower.kernels import lowering_of
 from mlxir.compiler.lower.loops import Lowered, Step, lower_fused
 from mlxir.compiler.lower.plan import LibraryLaunch, Plan, make_plan
@@ -28,21 +29,29 @@ from mlxir.compiler.passes.simplify import simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
 from mlxir.compiler.passes.transforms import expand_transforms
 from mlxir.compiler.program import Instruction, Program
-from mlxir.compiler.target import cpu
-from mlxir.dialects.mlir import Module, context, ir
+from mlxir.compiler.target import cpu, metal
+from mlxir.dialects.mlir import Function, Module, context, ir
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import Schedule, Segment
 
 Observer = Callable[[str, Callable[[], str]], None]
 """Called with each stage's name and a function that prints it."""
 
+Lowering = Callable[[Function, ir.Block], Lowered]
+"""Fills a module's body with the loops of a fused kernel."""
+
 
 class Loops(NamedTuple):
-    """Everything a target needs: kernels as loops, their steps, and where their buffers lie."""
+    """Everything a target needs: kernels as loops, the fused functions they come from, and where their buffers lie."""
 
     module: ir.Module
-    steps: list[Step]
+    kernels: dict[str, Lowered]
+    fused: Fused
     plan: Plan
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for kernel in self.kernels.values() for step in kernel.steps]
 
 
 def transformed(program: Program, observe: Observer) -> Module:
@@ -53,8 +62,8 @@ def transformed(program: Program, observe: Observer) -> Module:
     return module
 
 
-def lowered(program: Program, observe: Observer) -> Loops:
-    """The program as loops, for either target."""
+def lowered(program: Program, observe: Observer, matmul: Lowering = lower_matmul) -> Loops:
+    """The program as loops, for either target; a matmul is blocked for the CPU, or one loop over its elements."""
     module = transformed(program, observe)
     simplify(module)
     split_reductions(module)
@@ -63,34 +72,31 @@ def lowered(program: Program, observe: Observer) -> Loops:
     fused = fuse(module)
     fused.module.verify()
     observe("fused", fused.module.text)
-    loops = _lower(fused)
+    loops = _lower(fused, matmul)
     observe("loops", lambda: str(loops.module))
     return loops
 
 
-def _lower(fused: Fused) -> Loops:
+def _lower(fused: Fused, matmul: Lowering) -> Loops:
     with context, ir.Location.unknown():
         module = ir.Module.create()
+    lowerings = {"loops": lower_fused, "matmul": matmul}
     kernels: dict[str, Lowered] = {}
     for launch in fused.launches:
-        if launch.kind == "library":
-            continue
-        function = fused.module.find(launch.name)
-        if launch.kind == "own":
-            lower = lowering_of(function)
-        else:
-            lower = lower_matmul if launch.kind == "matmul" else lower_fused
-        kernels[launch.name] = lower(function, module.body)
-    steps = [step for kernel in kernels.values() for step in kernel.steps]
-    return Loops(module, steps, make_plan(fused, kernels))
+        if launch.kind != "library":
+            function = fused.module.find(launch.name)
+            lower = lowerings.get(launch.kind) or lowering_of(function)
+            kernels[launch.name] = lower(function, module.body)
+    return Loops(module, kernels, fused, make_plan(fused, kernels))
 
 
 def compile_program(program: Program, observe: Observer | None = None) -> tuple[bytes, Schedule]:
     """Object code for this processor, and how to call it."""
     start = time.perf_counter()
     observe = observe or observer(program.name)
-    module, steps, plan = lowered(program, observe)
-    code = cpu.generate(module, steps, plan)
+    loops = lowered(program, observe)
+    steps, plan = loops.steps, loops.plan
+    code = cpu.generate(loops.module, steps, plan)
     observe("llvm", lambda: code.text)
     binary = code.object_code()
     observe("asm", code.assembly)
@@ -102,6 +108,16 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
         for step in steps if knobs.debug >= 2 else ():
             print(f"[mlxir]   {step.name}: {step.extent} iterations of about {step.work:.0f} operations", file=sys.stderr)
     return binary, schedule
+
+
+def compile_metal(program: Program, observe: Observer | None = None) -> tuple[str, dict[str, Any]]:
+    """Metal shaders, and the schedule that runs them (its format: compiler/target/metal.py)."""
+    observe = observe or observer(program.name)
+    loops = lowered(program, observe, lower_matmul_simple)
+    code = metal.generate(loops.module, loops.kernels, loops.fused, loops.plan)
+    observe("metal", lambda: code.text)
+    observe("schedule", lambda: json.dumps(code.schedule, indent=1))
+    return code.text, code.schedule
 
 
 def _schedule(plan: Plan) -> Schedule:

@@ -175,10 +175,14 @@ def _broadcast_prefix(prefix: Any, tree: Any, what: str, out: list[Any]) -> None
     actual = container_kind(tree)
     if actual is not kind:
         given = actual.__name__ if actual else type(tree).__name__
-        raise ValueError(f"{what} is not a valid prefix of the tree: it has a {kind.__name__} where there is a {given}.")
+        raise ValueError(
+            f"{what} is not a valid prefix of the tree: it has a {kind.__name__} where there is a {given}."
+        )
     if kind is dict:
         if set(prefix) != set(tree):
-            raise ValueError(f"{what} is not a valid prefix of the tree: keys {list(prefix)} stand for keys {list(tree)}.")
+            raise ValueError(
+                f"{what} is not a valid prefix of the tree: keys {list(prefix)} stand for keys {list(tree)}."
+            )
         for key, item in tree.items():
             _broadcast_prefix(prefix[key], item, what, out)
         return

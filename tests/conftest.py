@@ -6,9 +6,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--update-golden", action="store_true", help="write the golden files from what the compiler makes now; then read the diff"
-    )
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew; then read their diff")
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from mlxir.runtime import dtypes
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 INTS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+INEXACT = (*FLOATS, "complex64")
 ALL = (*FLOATS, *INTS, "bool")
+EVERY = (*ALL, "complex64")
 
 
 @dataclass
@@ -62,18 +64,21 @@ def _scan(name: str) -> list[Row]:
 
 
 _IDX = ((4,), "int32", "index5")
+_BYTES = ((4,), "int8", "index5")
 
 TABLE: list[Row] = [
-    *_binary("add"), *_binary("subtract"), *_binary("multiply"), *_binary("divide", dtypes=FLOATS, second="nonzero"),
+    *_binary("add", dtypes=EVERY), *_binary("subtract", dtypes=EVERY), *_binary("multiply", dtypes=EVERY),
+    *_binary("divide", dtypes=INEXACT, second="nonzero"),
     *_binary("floor_divide", second="nonzero"), *_binary("remainder", second="nonzero"),
-    *_binary("power", "positive", (*FLOATS, "int32", "uint8")), *_binary("maximum"), *_binary("minimum"),
+    *_binary("power", "positive", (*INEXACT, "int32", "uint8")), *_binary("power", "any", FLOATS[:1], "counts"),
+    *_binary("maximum"), *_binary("minimum"),
     *_binary("arctan2", dtypes=FLOATS), *_binary("logaddexp", dtypes=FLOATS),
-    *_unary("negative", dtypes=(*FLOATS, *INTS)), *_unary("abs", dtypes=ALL), *_unary("sign", dtypes=ALL), *_unary("square", dtypes=ALL),
-    *_unary("sqrt", "positive"), *_unary("rsqrt", "positive"), *_unary("reciprocal", "nonzero"),
-    *_unary("exp"), *_unary("expm1"), *_unary("log", "positive"), *_unary("log2", "positive"), *_unary("log10", "positive"),
-    *_unary("log1p", "positive"), *_unary("sigmoid"), *_unary("sin"), *_unary("cos"), *_unary("tan", "unit"),
-    *_unary("arcsin", "unit"), *_unary("arccos", "unit"), *_unary("arctan"), *_unary("sinh"), *_unary("cosh"), *_unary("tanh"),
-    *_unary("arcsinh"), *_unary("arccosh", "above1"), *_unary("arctanh", "unit"), *_unary("erf"), *_unary("erfinv", "unit"),
+    *_unary("negative", dtypes=(*INEXACT, *INTS)),
+    *[r for n in ("abs", "sign", "square") for r in _unary(n, dtypes=EVERY)],
+    *[r for n in ("exp", "expm1", "sigmoid", "sin", "cos", "arctan", "sinh", "cosh", "tanh", "arcsinh") for r in _unary(n, dtypes=INEXACT)],
+    *[r for n in ("sqrt", "rsqrt", "log", "log2", "log10", "log1p") for r in _unary(n, "positive", INEXACT)],
+    *[r for n in ("tan", "arcsin", "arccos", "arctanh") for r in _unary(n, "unit", INEXACT)],
+    *_unary("reciprocal", "nonzero", INEXACT), *_unary("arccosh", "above1", INEXACT), *_unary("erf"), *_unary("erfinv", "unit"),
     *_unary("floor", dtypes=ALL), *_unary("ceil", dtypes=ALL), *_unary("trunc", dtypes=ALL), *_unary("round", dtypes=ALL),
     *[r for n in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal") for r in _binary(n, "few")],
     *_binary("logical_and", dtypes=("bool",)), *_binary("logical_or", dtypes=("bool",)), *_unary("logical_not", dtypes=("bool",)),
@@ -81,10 +86,12 @@ TABLE: list[Row] = [
     *_unary("bitwise_invert", dtypes=(*INTS, "bool")),
     *_binary("left_shift", dtypes=INTS, second="shift"), *_binary("right_shift", dtypes=INTS, second="shift"),
     *_unary("real", dtypes=("complex64",)), *_unary("imag", dtypes=("complex64",)), *_unary("conjugate", dtypes=("complex64",)),
-    Row("select", [((3, 5), "bool", "any"), ((3, 5), None, "any"), ((5,), None, "any")], ALL),
+    Row("select", [((3, 5), "bool", "any"), ((3, 5), None, "any"), ((5,), None, "any")], EVERY),
+    Row("select", [((), "bool", "any"), ((5,), None, "any"), ((), None, "any")], ("float32",)),
     *[r for d in ("float32", "float16", "int32", "int8", "uint8", "bool", "float64", "complex64", "int64")
-      for r in _unary("astype", "few", ALL, dtype=dtypes.from_name(d))],
-    *_reduce("sum", (*FLOATS, "int32", "uint64")), *_reduce("prod", (*FLOATS, "int32")), *_reduce("max", ALL), *_reduce("min", ALL),
+      for r in _unary("astype", "few", EVERY, dtype=dtypes.from_name(d))],
+    *_reduce("sum", (*INEXACT, "int32", "uint64")), *_reduce("prod", (*INEXACT, "int32")), *_reduce("max", ALL), *_reduce("min", ALL),
+    Row("prod", [((4, 5, 3), None, "counts")], ("float32",), {"axes": (0, 2)}),  # zeros: none, one or several in a product
     *_reduce("all", ("bool",)), *_reduce("any", ("bool",)),
     *[Row(n, [((3, 7, 2), None, "any")], ALL if a == 1 else ("float32",), {"axis": a}) for n in ("argmax", "argmin") for a in (0, 1, 2)],
     Row("transpose", [((3, 5, 2), None, "any")], ALL, {"axes": (2, 0, 1)}),
@@ -96,7 +103,12 @@ TABLE: list[Row] = [
     Row("slice_update", [((6, 5), None, "any"), ((2, 5), None, "any")], ("float32",),
         {"start": (3, 0), "stop": (5, 5), "strides": (1, 1)}),
     Row("pad", [((3, 4), None, "any"), ((), None, "any")], ("float32", "int32"), {"low": (1, 0), "high": (0, 2)}),
+    Row("pad", [((0, 2), None, "any"), ((), None, "any")], ("float32",), {"low": (1, 0), "high": (0, 2)}),
     Row("concatenate", [((3, 4), None, "any"), ((3, 2), None, "any")], ("float32", "bool"), {"axis": 1}),
+    Row("concatenate", [((0, 4), None, "any"), ((3, 4), None, "any")], ("float32",), {"axis": 0}),
+    Row("reshape", [((1, 1), None, "any")], ("float32",), {"shape": ()}),
+    Row("broadcast_to", [((), None, "any")], ("float32",), {"shape": (2, 0)}),
+    Row("slice", [((4, 3), None, "any")], ("float32",), {"start": (2, 0), "stop": (2, 3), "strides": (1, 1)}),
     Row("full", [], ("float32",), {"value": 2.5, "shape": (3, 2), "dtype": dtypes.float32}),
     Row("full", [], ("float32",), {"value": 2**64 - 1, "shape": (2,), "dtype": dtypes.uint64}),
     Row("arange", [], ("float32",), {"start": 0.5, "step": 0.1, "length": 17, "dtype": dtypes.float32}),
@@ -106,24 +118,36 @@ TABLE: list[Row] = [
     Row("gather", [((5, 6), None, "any"), _IDX], ("float32", "bool"), {"axes": (0,), "slice_sizes": (1, 6)}),
     Row("gather", [((5, 6), None, "any"), ((2, 3), "uint32", "index5"), ((2, 3), "uint32", "index5")], ("float32",),
         {"axes": (1, 0), "slice_sizes": (2, 1)}),
+    Row("gather", [((5, 6), None, "any"), _BYTES], ("float32", "complex64"), {"axes": (1,), "slice_sizes": (5, 2)}),
+    Row("gather", [((5, 6), None, "any"), ((), "int32", "index5"), ((), "int32", "index5")], ("float32",),
+        {"axes": (0, 1), "slice_sizes": (1, 1)}),
+    Row("gather", [((5, 3), None, "any"), ((0,), "int32", "index5")], ("float32",), {"axes": (0,), "slice_sizes": (1, 3)}),
+    *[Row("scatter", [((5, 3), None, "counts"), _BYTES, _BYTES, ((4, 2, 1), None, "counts")], ("float32",), {"axes": (1, 0), "mode": m})
+      for m in ("set", "multiply")],
+    Row("scatter", [((5, 3), None, "any"), ((0,), "int32", "index5"), ((0, 1, 3), None, "any")], ("float32",), {"axes": (0,), "mode": "set"}),
     *[Row("scatter", [((5, 6), None, "nonzero"), _IDX, ((4, 1, 6), None, "nonzero")], ("float32",), {"axes": (0,), "mode": m})
       for m in ("set", "add", "multiply", "maximum", "minimum")],
     Row("scatter", [((5, 6), None, "any"), ((3,), "int32", "index5"), ((3,), "int32", "index5"), ((3, 1, 1), None, "any")],
         ("float32", "int32"), {"axes": (0, 1), "mode": "add"}),
     Row("take_along_axis", [((5, 6), None, "any"), ((3, 6), "int32", "index5")], ("float32",), {"axis": 0}),
-    *[Row("matmul", [((4, 7) if not ta else (7, 4), None, "any"), ((7, 5) if not tb else (5, 7), None, "any")], FLOATS,
+    Row("take_along_axis", [((2, 5), None, "any"), ((2, 4), "uint8", "index5")], ("float32",), {"axis": 1}),
+    *[Row("matmul", [((4, 7) if not ta else (7, 4), None, "any"), ((7, 5) if not tb else (5, 7), None, "any")], INEXACT,
           {"ta": ta, "tb": tb}) for ta in (False, True) for tb in (False, True)],
     Row("matmul", [((2, 1, 3, 4), None, "any"), ((5, 4, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
     Row("matmul", [((1, 9), None, "any"), ((9, 33), None, "any")], ("float32",), {"ta": False, "tb": False}),
     Row("matmul", [((3, 0), None, "any"), ((0, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
     *[r for n in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp") for r in _scan(n)],
+    Row("cumprod", [((3, 6), None, "counts")], ("float32", "complex64"), {"axis": 1, "reverse": True, "inclusive": True}),
+    *[Row(n, [((2, 0, 3), None, "any")], ("float32",), {"axis": 1, "reverse": False, "inclusive": False})
+      for n in ("cumsum", "cumprod", "cummax", "logcumsumexp")],
     *[Row(n, [((4, 6), None, "any")], ("float32", "int32"), {"axis": a}) for n in ("sort", "argsort") for a in (0, 1)],
     Row("random_bits", [((2,), "uint32", "any")], ("float32",), {"shape": (3, 5), "width": 4}),
     Row("random_bits", [((4, 2), "uint32", "any")], ("float32",), {"shape": (7,), "width": 1}),
     Row("random_bits", [((2,), "uint32", "any")], ("float32",), {"shape": (9,), "width": 2}),
     *_unary("stop_gradient"),
-    Row("softmax", [((4, 37), None, "any")], FLOATS, {"axes": (1,)}), Row("softmax", [((4, 37), None, "any")], ("float32",), {"axes": (0,)}),
-    Row("logsumexp", [((4, 37), None, "any")], FLOATS, {"axes": (1,)}),
+    Row("softmax", [((4, 37), None, "any")], INEXACT, {"axes": (1,)}), Row("softmax", [((4, 37), None, "any")], ("float32",), {"axes": (0,)}),
+    Row("softmax", [((3, 4, 5), None, "any")], ("float32",), {"axes": (0, 2)}),
+    Row("logsumexp", [((4, 37), None, "any")], INEXACT, {"axes": (1,)}),
     Row("logsumexp", [((4, 5, 3), None, "any")], ("float32",), {"axes": (0, 1)}),
 ]  # fmt: skip
 
@@ -140,7 +164,7 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
         return np.asarray(rng.integers(0, 8, shape), kind.numpy)
     if kind.kind in "iu":
         info = np.iinfo(kind.numpy)
-        low, high = {"few": (0, 3), "small": (0, 4), "positive": (1, 4), "nonzero": (1, 9)}.get(domain, (max(info.min, -100), 100))
+        low, high = {"few": (0, 3), "counts": (0, 3), "small": (0, 4), "positive": (1, 4), "nonzero": (1, 9)}.get(domain, (max(info.min, -100), 100))
         return np.asarray(rng.integers(low, high, shape), kind.numpy)
     x = rng.standard_normal(shape) * 2
     if domain == "positive":
@@ -153,6 +177,8 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
         x = np.abs(x) + 1.1
     elif domain == "few":
         x = np.round(x)
+    elif domain == "counts":
+        x = np.abs(np.round(x))
     if kind.kind == "c":
         x = x + 1j * rng.standard_normal(shape)
     return np.asarray(x, kind.numpy)

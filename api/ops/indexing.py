@@ -204,6 +204,8 @@ def _common_indices(arrays: Sequence[tuple[int, Value]]) -> list[Value]:
 # -- reading ---------------------------------------------------------------------------------------------------------
 def gathered(x: Value, axes: Shape, indices: list[Value], sizes: Shape) -> Value:
     """The `gather` primitive: shape of the indices, then `sizes`."""
+    if 0 in [x.shape[a] for a in axes]:  # the indices are empty too
+        return full(0, indices[0].shape + sizes, x.dtype)
     attrs = {"axes": axes, "slice_sizes": sizes}
     return record(indexing.gather, (x, *indices), attrs, indices[0].shape + sizes, x.dtype)
 
@@ -285,6 +287,8 @@ def updated(x: Value, index: Any, update: Value, mode: str) -> Value:
     rank, position = len(batch), plan.position
     target = (*target_shape[:position], *batch, *target_shape[position:])
     update = _fitted(update, target)
+    if not size_of(target):
+        return x
     # Axes of the index arrays to the front; then every axis of x, those that are indexed of size 1.
     order = (*range(position, position + rank), *range(position), *range(position + rank, len(target)))
     sizes = tuple([1 if a in axes else n for a, n in enumerate(sliced)])

@@ -202,6 +202,10 @@ def median(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: St
     if count % 2 == 0:
         high = slice_axis(ordered, len(lead), count // 2, count // 2 + 1)
         out = binary(prim.multiply, binary(prim.add, low, high), full(0.5, (), x.dtype))
+    # NaN are sorted to the end, and one of them makes the median NaN.
+    last = slice_axis(ordered, len(lead), count - 1, count)
+    is_nan = binary(prim.not_equal, last, last, bool_)
+    out = record(prim.select, (is_nan, last, out), {}, out.shape, out.dtype)
     return wrap(reshape(out, kept if keepdims else lead))
 
 

@@ -273,6 +273,8 @@ def concatenate(arrays: Sequence[array] | array, axis: int | None = 0, *, stream
     values = _members("concatenate", arrays)
     if axis is None:
         values, axis = [reshape_value(v, (size_of(v.shape),)) for v in values], 0
+    if len(values) == 1:
+        return wrap(values[0])
     first = values[0].shape
     for v in values:
         if len(v.shape) != len(first):

@@ -113,13 +113,14 @@ class Product:
         strides = [read[0].data[1].coefficient(v) for v in variables] if len(read) == 1 else [None]
         if None in strides:
             return None
-        span = 1  # of the axes inside the current one
-        for stride, v in sorted(zip(strides, variables, strict=True), key=lambda pair: pair[0]):
-            if v.extent > 1:
-                if stride != span:
+        rest, span, idx = self.position, 1, [Index.of(0)] * len(variables)
+        for axis in sorted(range(len(variables)), key=lambda a: strides[a]):
+            extent = variables[axis].extent
+            if extent > 1:
+                if strides[axis] != span:
                     return None
-                span *= v.extent
-        return tuple(self.position // max(s, 1) % v.extent for s, v in zip(strides, variables, strict=True))
+                idx[axis], rest, span = rest % extent, rest // extent, span * extent
+        return tuple(idx)
 
     def _reads(self, node: Scalar) -> list[Scalar]:
         return [n for n in reachable([node]) if n.kind == "load" and n.data[0] == self.first_temporary]

@@ -35,6 +35,7 @@ from mlxir.compiler.lower import mathlib
 from mlxir.compiler.lower.loops import Lowered, Step
 from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Place, Plan
 from mlxir.compiler.lower.scalar_math import define_math_function
+from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
 from mlxir.compiler.target.metal_body import Body, Memory, may_contract
 from mlxir.compiler.target.metal_expr import Expr
@@ -75,19 +76,22 @@ class Mapping(NamedTuple):
     threadgroup: tuple[int, int, int]
 
 
-def generate(loops: ir.Module, kernels: Sequence[tuple[Function, Lowered]], plan: Plan) -> MetalCode:
-    """Shaders for the lowered kernels, and their schedule."""
+def generate(loops: ir.Module, kernels: dict[str, Lowered], fused: Fused, plan: Plan) -> MetalCode:
+    """Shaders for the lowered kernels, and their schedule. `fused` has the functions that the kernels were made from."""
     functions = {ir.StringAttr(v.operation.attributes["sym_name"]).value: v.operation for v in loops.body.operations}
     shaders = _Shaders()
     printed: dict[str, _Printed] = {}
     with context, ir.Location.unknown():
-        for function, lowered in kernels:
-            avals = [a.aval for a in function.arguments] + function.result_avals + lowered.temporaries
+        for launch in fused.launches:
+            if launch.kind == "library":
+                continue
+            lowered, origin = kernels[launch.name], _origin(fused.module.find(launch.name))
+            avals = [fused.values[v] for v in (*launch.operands, *launch.results)] + lowered.temporaries
+            names = _names(len(launch.operands), len(launch.results), len(lowered.temporaries))
             for step in lowered.steps:
                 if step.extent:
-                    names = _names(len(function.arguments), len(function.result_avals), len(avals))
                     buffers = [(names[b], avals[b], b in step.writes) for b in step.buffers]
-                    printed[step.name] = shaders.kernel(functions[step.name], step, buffers, _origin(function))
+                    printed[step.name] = shaders.kernel(functions[step.name], step, buffers, origin)
     return MetalCode(shaders.text(), _schedule(plan, printed))
 
 
@@ -143,9 +147,9 @@ class _Printed(NamedTuple):
     bindings: list[_Binding]
 
 
-def _names(inputs: int, outputs: int, total: int) -> list[str]:
-    names = [f"in{i}" for i in range(inputs)] + [f"out{i}" for i in range(outputs)]
-    return names + [f"tmp{i}" for i in range(total - len(names))]
+def _names(inputs: int, outputs: int, temporaries: int) -> list[str]:
+    counts = {"in": inputs, "out": outputs, "tmp": temporaries}
+    return [f"{role}{i}" for role, count in counts.items() for i in range(count)]
 
 
 def _origin(function: Function) -> list[str]:

@@ -20,7 +20,7 @@ from mlxir.compiler.target.metal_reduce import Combine, combine_of, reduced_over
 from mlxir.dialects.mlir import ir
 from mlxir.runtime.errors import CompileError
 
-WIDEST = 90  # characters of an expression that is still printed inside another one
+WIDEST = 70  # characters of an expression that is still printed inside another one
 SLOTS = 8  # elements of scratch per thread that live in registers
 _CONTRACTING = ("arith.addf", "arith.subf", "arith.mulf")
 
@@ -102,11 +102,13 @@ class Body:
         self.env[value] = e
         if isinstance(e, (Ramp, float)) or e.value is not None or (e.level == 0 and e.text.isidentifier()):
             return
-        owner = value.owner.operation
-        if len(uses) == 1 and uses[0].block == owner.block and len(e.text) <= WIDEST:
+        if len(uses) == 1 and len(e.text) <= WIDEST:
             if e.loads:
                 self._waiting[value] = None
-            return
+            # Index arithmetic may move into a region.
+            if uses[0].block == value.owner.operation.block or (not e.loads and isinstance(value.type, ir.IndexType)):
+                return
+            self._waiting.pop(value, None)
         self._print_constant(value, e)
 
     # -- operations ---------------------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ class Body:
         if memory.slots == 1:
             return Expr(memory.name, memory.type, 0, low, high, None, True)
         assert self._iv is not None
-        stride, _, offset = position_of(index, self._iv)
+        stride, _, offset, _ = position_of(index, self._iv)
         slot = x.integer(0) if self._slot is None else Expr(self._slot, "uint", 0, 0, SLOTS)
         at = x.arithmetic("+", x.arithmetic("*", slot, x.integer(stride), 32), x.integer(offset), 32)
         return Expr(f"{memory.name}[{at.text}]", memory.type, 0, low, high, None, True)
@@ -439,11 +441,11 @@ def may_contract(block: ir.Block) -> bool:
 
 def _assignment(name: str, e: Expr) -> str:
     """`name = e;`, shortened to `name += ...;`."""
-    for symbol, level in (("+", 3), ("*", 2)):
+    for symbol, level, others in (("+", 3, "-+"), ("*", 2, "*/%")):
         head, rest = f"{name} {symbol} ", e.text
         while rest != (shorter := re.sub(r"[(\[][^()\[\]]*[)\]]", "", rest)):
             rest = shorter
-        if e.level == level and e.text.startswith(head) and not re.search(r" [-+*/%] ", rest[len(head) :]):
+        if e.level == level and e.text.startswith(head) and not re.search(f" [{others}] ", rest[len(head) :]):
             return f"{name} {symbol}= {e.text[len(head) :]};"
     return f"{name} = {e.text};"
 

@@ -14,11 +14,12 @@ from mlxir.dialects.mlir import ir
 
 
 class Lane(NamedTuple):
-    """A position `stride * j + offset + modulus * anything`; modulus 0: nothing is added."""
+    """A position `stride * j + offset + fixed * g + modulus * anything`, g being the number of the threadgroup."""
 
     stride: int
     modulus: int
     offset: int
+    fixed: int = 0
 
 
 class Access(NamedTuple):
@@ -84,32 +85,36 @@ def is_scratch(value: ir.Value) -> bool:
     return not isinstance(value.owner, ir.Block)
 
 
-def lane_of(index: ir.Value, iv: ir.Value, extent: int) -> Lane | None:
+def lane_of(index: ir.Value, iv: ir.Value, extent: int, group: ir.Value) -> Lane | None:
     """To which iteration of a loop over threads (variable `iv`, below `extent`) a position belongs.
 
-    stride * j + offset + modulus * anything belongs to j alone if stride * extent <= modulus: j is (position % modulus) / stride.
+    If stride * extent <= modulus, it belongs to j alone: j is ((position - fixed * g) % modulus) / stride.
     """
-    lane = position_of(index, iv)
+    lane = position_of(index, iv, group)
     if lane.stride <= 0 or not 0 <= lane.offset < lane.stride or 0 < lane.modulus < lane.stride * extent:
         return None
     return lane
 
 
-def position_of(value: ir.Value, iv: ir.Value) -> Lane:
+def position_of(value: ir.Value, iv: ir.Value, group: ir.Value | None = None) -> Lane:
     """A position as a sum; what is not a sum or a constant multiple counts as 1 * anything."""
     if value == iv:
         return Lane(1, 0, 0)
+    if value == group:
+        return Lane(0, 0, 0, 1)
     constant = constant_of(value)
     if constant is not None:
         return Lane(0, 0, constant)
     owner = value.owner
     name = None if isinstance(owner, ir.Block) else owner.operation.name
+    if name == "arith.index_cast":
+        return position_of(owner.operation.operands[0], iv, group)
     if name in ("arith.addi", "arith.muli"):
-        a, b = (position_of(v, iv) for v in owner.operation.operands)
+        a, b = (position_of(v, iv, group) for v in owner.operation.operands)
         if name == "arith.addi":
-            return Lane(a.stride + b.stride, gcd(a.modulus, b.modulus), a.offset + b.offset)
-        if (b.stride, b.modulus) == (0, 0):
-            return Lane(a.stride * b.offset, abs(a.modulus * b.offset), a.offset * b.offset)
+            return Lane(a.stride + b.stride, gcd(a.modulus, b.modulus), a.offset + b.offset, a.fixed + b.fixed)
+        if (b.stride, b.modulus, b.fixed) == (0, 0, 0):
+            return Lane(a.stride * b.offset, abs(a.modulus * b.offset), a.offset * b.offset, a.fixed * b.offset)
     return Lane(0, 1, 0)
 
 
@@ -118,6 +123,7 @@ class GroupMemory:
 
     def __init__(self, block: ir.Block, threads: int):
         self.threads = threads
+        self.number = block.arguments[0]
         self.accesses: dict[ir.Operation, list[Access]] = {}  # leaf operations outside loops over threads, and those loops
         self.extents: dict[ir.Value, int] = {}  # of scratch: the largest loop over threads that accesses it
         self._collect(block)
@@ -148,7 +154,7 @@ class GroupMemory:
         for operation in walk(block):
             if operation.name in ("memref.load", "memref.store"):
                 index = operation.operands[len(operation.operands) - 1]
-                access = _access(operation, lane_of(index, block.arguments[0], extent))
+                access = _access(operation, lane_of(index, block.arguments[0], extent, self.number))
                 self.extents[access.memory] = max(self.extents.get(access.memory, 0), extent)
                 found.append(access)
         return found
@@ -156,11 +162,12 @@ class GroupMemory:
     @staticmethod
     def _owned(memory: ir.Value, every: Iterable[Access]) -> bool:
         """Whether each element is accessed by one thread only."""
-        kinds = {(a.lane.stride, a.lane.modulus) if a.lane else None for a in every if a.memory == memory}
+        kinds = {(a.lane.stride, a.lane.modulus, a.lane.fixed) if a.lane else None for a in every if a.memory == memory}
         return len(kinds) == 1 and None not in kinds
 
     def _in_registers(self, memory: ir.Value, every: Iterable[Access]) -> bool:
-        return self._owned(memory, every) and all(a.lane is not None and a.lane.modulus == 0 for a in every if a.memory == memory)
+        lanes = [a.lane for a in every if a.memory == memory]
+        return self._owned(memory, every) and all(lane is not None and lane.modulus == lane.fixed == 0 for lane in lanes)
 
     @staticmethod
     def _stride(memory: ir.Value, every: Iterable[Access]) -> int:

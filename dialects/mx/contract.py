@@ -53,8 +53,7 @@ class Matmul(Primitive):
         da = db = None
         if ct is None:
             return [None, None]
-        if a.dtype.kind == "c":
-            a, b = m.conjugate(a), m.conjugate(b)
+        a, b = m.conjugated(a), m.conjugated(b)
         if primals[0].active:
             da = m.matmul(b, ct, ta=tb, tb=True) if ta else m.matmul(ct, b, ta=False, tb=not tb)
             da = m.unbroadcast(da, tuple(primals[0].shape))

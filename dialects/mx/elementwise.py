@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from mlxir.runtime.dtypes import Dtype, bool_, float32
+from mlxir.runtime.dtypes import Dtype, bool_, float16, float32
 
 from .kinds import Elementwise, compare
 
@@ -112,6 +112,38 @@ def _power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 
+def _minus(m, g):
+    """-g; bool has no sign, its arithmetic is modulo 2."""
+    return g if g.dtype is bool_ else -g
+
+
+def _wide(partial):
+    """A partial derivative that squares its operands: float16 would overflow where the derivative does not."""
+
+    def rule(m, g, o, *xs):
+        if xs[0].dtype is not float16:
+            return partial(m, g, o, *xs)
+        return m.cast(partial(m, *[m.cast(v, float32) for v in (g, o, *xs)]), float16)
+
+    return rule
+
+
+def _power_by_base(m, g, o, x, y):
+    """g y x^(y-1); zero where y is, at x = 0 too (MLX: NaN)."""
+    if not x.dtype.is_inexact:
+        return g * y * m.power(x, y - 1)
+    zero = m.equal(y, m.zeros(y))
+    return m.select(zero, m.zeros(g), g * y * m.power(x, m.select(zero, m.full(value=1, shape=tuple(y.shape), dtype=y.dtype), y - 1)))
+
+
+def _power_by_exponent(m, g, o, x, y):
+    """g log(x) x^y; zero where x is (MLX: -inf at 0^0), in the second derivative too, hence a logarithm that stays finite."""
+    if not x.dtype.is_inexact:
+        return m.zeros(g)
+    zero = m.equal(x, m.zeros(x))
+    return g * m.log(m.select(zero, m.full(value=1, shape=tuple(x.shape), dtype=x.dtype), x)) * o
+
+
 def _shift(fn):
     def shifted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         if x.dtype.kind == "b":
@@ -126,19 +158,17 @@ add = Elementwise("add", 2, lambda k, x, y: x + y, _int_or(lambda x, y: x + y, n
                   (lambda m, g, o, x, y: g, lambda m, g, o, x, y: g))  # fmt: skip
 subtract = Elementwise("subtract", 2, lambda k, x, y: x - y,
                        lambda x, y: np.logical_xor(x, y) if x.dtype == np.bool_ else np.subtract(x, y),
-                       (lambda m, g, o, x, y: g, lambda m, g, o, x, y: -g))  # fmt: skip
+                       (lambda m, g, o, x, y: g, lambda m, g, o, x, y: _minus(m, g)))  # fmt: skip
 multiply = Elementwise("multiply", 2, lambda k, x, y: x * y, np.multiply,
                        (lambda m, g, o, x, y: g * y, lambda m, g, o, x, y: g * x))  # fmt: skip
 divide = Elementwise("divide", 2, lambda k, x, y: x / y, np.divide,
                      (lambda m, g, o, x, y: g / y, lambda m, g, o, x, y: -(g * o) / y), accepts=_inexact)  # fmt: skip
 floor_divide = Elementwise("floor_divide", 2, lambda k, x, y: k.floor_divide(x, y), _floor_divide, accepts=_real, flat=True)
 remainder = Elementwise("remainder", 2, lambda k, x, y: k.remainder(x, y), _remainder,
-                        (lambda m, g, o, x, y: g, lambda m, g, o, x, y: -g * m.floor_divide(x, y)),
+                        (lambda m, g, o, x, y: g, lambda m, g, o, x, y: _minus(m, g) * m.floor_divide(x, y)),
                         accepts=_real)  # fmt: skip
 power = Elementwise("power", 2, lambda k, x, y: k.power(x, y), _power,
-                    (lambda m, g, o, x, y: g * y * m.power(x, y - 1),
-                     lambda m, g, o, x, y: g * m.select(m.equal(x, m.zeros(x)), m.zeros(o), m.log(x) * o)
-                     if x.dtype.is_inexact else m.zeros(g)), costly=True)  # fmt: skip
+                    (_power_by_base, _power_by_exponent), costly=True)  # fmt: skip
 maximum = Elementwise("maximum", 2, lambda k, x, y: k.maximum(x, y), np.maximum,
                       (lambda m, g, o, x, y: m.select(m.greater(x, y), g, m.zeros(g)),
                        lambda m, g, o, x, y: m.select(m.greater(x, y), m.zeros(g), g)))  # fmt: skip
@@ -146,10 +176,11 @@ minimum = Elementwise("minimum", 2, lambda k, x, y: k.minimum(x, y), np.minimum,
                       (lambda m, g, o, x, y: m.select(m.less(x, y), g, m.zeros(g)),
                        lambda m, g, o, x, y: m.select(m.less(x, y), m.zeros(g), g)))  # fmt: skip
 arctan2 = Elementwise("arctan2", 2, lambda k, x, y: k.arctan2(x, y), np.arctan2,
-                      (lambda m, g, o, x, y: g * y / (x * x + y * y), lambda m, g, o, x, y: -g * x / (x * x + y * y)),
+                      (_wide(lambda m, g, o, x, y: g * y / (x * x + y * y)),
+                       _wide(lambda m, g, o, x, y: -g * x / (x * x + y * y))),
                       accepts=_floating, costly=True)  # fmt: skip
 logaddexp = Elementwise("logaddexp", 2, lambda k, x, y: k.logaddexp(x, y), np.logaddexp,
-                        (lambda m, g, o, x, y: g * m.exp(x - o), lambda m, g, o, x, y: g * m.exp(y - o)),
+                        (lambda m, g, o, x, y: g * m.sigmoid(x - y), lambda m, g, o, x, y: g * m.sigmoid(y - x)),
                         accepts=_floating, costly=True)  # fmt: skip
 negative = _unary("negative", lambda k, x: -x, np.negative, lambda m, g, o, x: -g, accepts=_numeric)
 
@@ -162,7 +193,19 @@ def _abs_partial(m, g, o, x):
 
 
 abs_ = _unary("abs", lambda k, x: k.abs(x), np.abs, _abs_partial, accepts=None, result=_real_part)
-sign = _unary("sign", lambda k, x: k.sign(x), _sign, lambda m, g, o, x: m.zeros(g), accepts=None)
+
+
+def _sign_partial(m, g, o, x):
+    """Zero; z / |z| moves across the direction of z only. At z = 0 zero."""
+    if x.dtype.kind != "c":
+        return m.zeros(g)
+    size, along = m.abs(x), m.real(m.conjugate(o) * g)
+    zero = m.equal(size, m.zeros(size))
+    across = (g - m.cast(along, g.dtype) * o) / m.cast(m.select(zero, m.full(value=1, shape=tuple(size.shape), dtype=size.dtype), size), g.dtype)
+    return m.select(zero, m.zeros(g), across)
+
+
+sign = _unary("sign", lambda k, x: k.sign(x), _sign, _sign_partial, accepts=None, real_linear=True)
 square = _unary("square", lambda k, x: x * x, lambda x: x * x, lambda m, g, o, x: g * x * 2, accepts=None)
 sqrt = _unary("sqrt", lambda k, x: k.sqrt(x), np.sqrt, lambda m, g, o, x: g * 0.5 / o)
 rsqrt = _unary("rsqrt", lambda k, x: k.rsqrt(x), lambda x: 1 / np.sqrt(x), lambda m, g, o, x: g * -0.5 * o / x)
@@ -172,8 +215,8 @@ reciprocal = _unary("reciprocal", lambda k, x: 1.0 / x, lambda x: 1 / x, lambda 
 exp = _unary("exp", lambda k, x: k.exp(x), np.exp, lambda m, g, o, x: g * o, costly=True)
 expm1 = _unary("expm1", lambda k, x: k.expm1(x), np.expm1, lambda m, g, o, x: g * (o + 1), costly=True)
 log = _unary("log", lambda k, x: k.log(x), np.log, lambda m, g, o, x: g / x, costly=True)
-log2 = _unary("log2", lambda k, x: k.log2(x), np.log2, lambda m, g, o, x: g / (x * LOG2), costly=True)
-log10 = _unary("log10", lambda k, x: k.log10(x), np.log10, lambda m, g, o, x: g / (x * LOG10), costly=True)
+log2 = _unary("log2", lambda k, x: k.log2(x), np.log2, lambda m, g, o, x: g * (1 / LOG2) / x, costly=True)
+log10 = _unary("log10", lambda k, x: k.log10(x), np.log10, lambda m, g, o, x: g * (1 / LOG10) / x, costly=True)
 log1p = _unary("log1p", lambda k, x: k.log1p(x), np.log1p, lambda m, g, o, x: g / (x + 1), costly=True)
 sigmoid = _unary("sigmoid", lambda k, x: k.sigmoid(x), _sigmoid, lambda m, g, o, x: g * o * (1 - o), costly=True)
 
@@ -183,12 +226,12 @@ cos = _unary("cos", lambda k, x: k.cos(x), np.cos, lambda m, g, o, x: -g * m.sin
 tan = _unary("tan", lambda k, x: k.tan(x), np.tan, lambda m, g, o, x: g * (o * o + 1), costly=True)
 arcsin = _unary("arcsin", lambda k, x: k.arcsin(x), np.arcsin, lambda m, g, o, x: g * m.rsqrt(1 - x * x), costly=True)
 arccos = _unary("arccos", lambda k, x: k.arccos(x), np.arccos, lambda m, g, o, x: -g * m.rsqrt(1 - x * x), costly=True)
-arctan = _unary("arctan", lambda k, x: k.arctan(x), np.arctan, lambda m, g, o, x: g / (x * x + 1), costly=True)
+arctan = _unary("arctan", lambda k, x: k.arctan(x), np.arctan, _wide(lambda m, g, o, x: g / (x * x + 1)), costly=True)
 sinh = _unary("sinh", lambda k, x: k.sinh(x), np.sinh, lambda m, g, o, x: g * m.cosh(x), costly=True)
 cosh = _unary("cosh", lambda k, x: k.cosh(x), np.cosh, lambda m, g, o, x: g * m.sinh(x), costly=True)
 tanh = _unary("tanh", lambda k, x: k.tanh(x), np.tanh, lambda m, g, o, x: g * (1 - o * o), costly=True)
-arcsinh = _unary("arcsinh", lambda k, x: k.arcsinh(x), np.arcsinh, lambda m, g, o, x: g * m.rsqrt(x * x + 1), costly=True)
-arccosh = _unary("arccosh", lambda k, x: k.arccosh(x), np.arccosh, lambda m, g, o, x: g * m.rsqrt(x * x - 1), costly=True)
+arcsinh = _unary("arcsinh", lambda k, x: k.arcsinh(x), np.arcsinh, _wide(lambda m, g, o, x: g * m.rsqrt(x * x + 1)), costly=True)
+arccosh = _unary("arccosh", lambda k, x: k.arccosh(x), np.arccosh, _wide(lambda m, g, o, x: g * m.rsqrt(x * x - 1)), costly=True)
 arctanh = _unary("arctanh", lambda k, x: k.arctanh(x), np.arctanh, lambda m, g, o, x: g / (1 - x * x), costly=True)
 erf = _unary("erf", lambda k, x: k.erf(x), _erf,
              lambda m, g, o, x: g * m.exp(-(x * x)) * (2 / math.sqrt(math.pi)), accepts=_floating, costly=True)  # fmt: skip
@@ -228,9 +271,8 @@ real = _unary("real", lambda k, x: k.real(x), np.real, lambda m, g, o, x: m.asty
               if g.dtype.kind != "c" else m.real(g), accepts=lambda d: d.kind == "c", result=float32)  # fmt: skip
 imag = _unary("imag", lambda k, x: k.imag(x), np.imag, lambda m, g, o, x: m.astype(g, dtype=x.dtype) * 1j
               if g.dtype.kind != "c" else m.imag(g), accepts=lambda d: d.kind == "c", result=float32)  # fmt: skip
-# conj is its own (real-linear) transpose: jvp conj(t), vjp conj(ct); the vjp of the kind conjugates around it.
 conjugate = _unary("conjugate", lambda k, x: k.conjugate(x), np.conjugate, lambda m, g, o, x: m.conjugate(g),
-                   accepts=lambda d: d.kind == "c")  # fmt: skip
+                   accepts=lambda d: d.kind == "c", real_linear=True)  # fmt: skip
 
 # -- selection and conversion ----------------------------------------------------------------------------------------
 select = Elementwise("select", 3, lambda k, c, x, y: k.select(c, x, y), np.where,

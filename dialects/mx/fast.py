@@ -22,7 +22,8 @@ class Softmax(Composite):
         (t,), (out,), axes = tangents, outs, attrs["axes"]
         return [None if t is None else out * (t - m.expanded(m.sum(out * t, axes=axes), axes))]
 
-    vjp = jvp  # the Jacobian is symmetric
+    def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
+        return self.jvp(m, primals, cts, [m.conjugated(outs[0])], **attrs)  # the Jacobian is symmetric
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         return m.emit(self, args, {"axes": tuple(a + 1 for a in attrs["axes"])}), [True]
@@ -30,7 +31,8 @@ class Softmax(Composite):
 
 def _logsumexp(m: OpBuilder, x: Any, axes: tuple[int, ...]) -> Any:
     top = m.stop_gradient(m.max(x, axes=axes))
-    infinite = m.equal(m.abs(top), m.scalar(float("inf"), x.dtype))
+    size = m.abs(top)
+    infinite = m.equal(size, m.scalar(float("inf"), size.dtype))
     safe = m.select(infinite, m.zeros(top), top)  # so that inf - inf never arises
     return m.log(m.sum(m.exp(x - m.expanded(safe, axes)), axes=axes)) + safe
 
@@ -46,7 +48,7 @@ class LogSumExp(Composite):
         (x,), (ct,), axes = primals, cts, attrs["axes"]
         if ct is None:
             return [None]
-        return [m.expanded(ct, axes) * m.exp(x - m.expanded(outs[0], axes))]
+        return [m.expanded(ct, axes) * m.conjugated(m.exp(x - m.expanded(outs[0], axes)))]
 
     vmap = Softmax.vmap
 

@@ -1,15 +1,17 @@
 """Gathers and scatters by integer arrays. Indices carry no gradient; no index ever reaches outside an operand.
 
-Negative indices count from the end. Out of range, a read is clamped to the nearest element and a write is dropped.
+Negative indices count from the end. Out of range, a read is clamped to the nearest element (its derivative is dropped) and a write is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from mlxir.runtime.dtypes import int32
 from mlxir.runtime.errors import ShapeError
 
 from .record import Aval, OpBuilder, Primitive, Shape
@@ -23,8 +25,29 @@ def _no_index_gradient(name: str, indices: Sequence[Any]) -> None:
 
 
 def _batched(m: OpBuilder, size: int, indices: list, batched: list[bool]) -> list:
-    """Index arrays that all carry the batch axis in front."""
-    return [i if b else m.broadcast(i, (size, *i.shape)) for i, b in zip(indices, batched, strict=True)]
+    """Index arrays that all carry the batch axis in front, in a dtype that can count the examples."""
+    wide = [_countable(m, i) for i in indices]
+    return [i if b else m.broadcast(i, (size, *i.shape)) for i, b in zip(wide, batched, strict=True)]
+
+
+def _countable(m: OpBuilder, index: Any) -> Any:
+    """An index array in a dtype that holds every position of an axis."""
+    return m.cast(index, int32) if index.dtype.size < 4 else index
+
+
+def _where_last(m: OpBuilder, values: Any, x: Any, indices: list, axes: tuple[int, ...]) -> Any:
+    """`values`, of the shape of a scatter's updates, but 0 for updates that a later one overwrites."""
+    batch = tuple(indices[0].shape)
+    if prod(batch) == 1:
+        return values
+    # All updates cover the same part of an axis that is not indexed, so one position of it tells.
+    slim = lambda shape: tuple(n if a in axes else 1 for a, n in enumerate(shape))  # noqa: E731
+    sizes = slim(values.shape[len(batch) :])
+    number = m.arange(start=0, step=1, length=prod(batch), dtype=int32)
+    number = m.broadcast(m.reshaped(number, batch + (1,) * len(sizes)), batch + sizes)
+    board = m.full(value=-1, shape=slim(x.shape), dtype=int32)
+    last = m.gather(m.scatter(board, *indices, number, axes=axes, mode="set"), *indices, axes=axes, slice_sizes=sizes)
+    return m.select(m.equal(last, number), values, m.zeros(values))
 
 
 def _lanes(m: OpBuilder, size: int, like: Any) -> Any:
@@ -179,12 +202,21 @@ class Scatter(Primitive):
         return [m.scatter(tx * dx, *indices, tu * du, axes=attrs["axes"], mode="add")]
 
     def _partials(self, m: OpBuilder, x: Any, indices: list, updates: Any, out: Any, attrs: dict) -> tuple[Any, Any]:
-        """d out / d x elementwise, and d out / d update at each update (products divide by the update: it must not be 0)."""
-        hit = self._gathered(m, out, indices, updates, attrs)
-        if attrs["mode"] == "multiply":
-            ones = m.full(value=1, shape=tuple(x.shape), dtype=x.dtype)
-            return m.scatter(ones, *indices, updates, **attrs), hit / updates
-        return m.cast(m.equal(x, out), x.dtype), m.cast(m.equal(updates, hit), x.dtype)
+        """d out / d x elementwise, and d out / d update at each update."""
+        if attrs["mode"] != "multiply":
+            hit = self._gathered(m, out, indices, updates, attrs)
+            return m.cast(m.equal(x, out), x.dtype), m.cast(m.equal(updates, hit), x.dtype)
+        # The product of the other updates, by division; where updates are zero, of the others that are not, unless there are two zeros.
+        # (Exact to first order: its derivative at a zero sees no other zero.)
+        ones = m.full(value=1, shape=tuple(x.shape), dtype=x.dtype)
+        zero = m.equal(updates, m.zeros(updates))
+        factors = m.select(zero, m.full(value=1, shape=tuple(updates.shape), dtype=x.dtype), updates)
+        zeros = m.cast(zero, int32)
+        places = m.scatter(m.full(value=0, shape=tuple(x.shape), dtype=int32), *indices, zeros, axes=attrs["axes"], mode="add")
+        alone = m.equal(self._gathered(m, places, indices, updates, attrs), zeros)
+        product = self._gathered(m, x * m.scatter(ones, *indices, factors, **attrs), indices, updates, attrs)
+        others = m.divide(product, factors) if x.dtype.is_inexact else m.floor_divide(product, factors)
+        return m.scatter(ones, *indices, updates, **attrs), m.select(alone, others, m.zeros(updates))
 
     def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
         x, *indices, updates = primals
@@ -193,13 +225,20 @@ class Scatter(Primitive):
         none = [None] * len(indices)
         if ct is None:
             return [None, *none, None]
-        back = self._gathered(m, ct, indices, updates, attrs)
-        if mode == "add":
-            return [ct, *none, back]
-        if mode == "set":
-            return [m.scatter(ct, *indices, m.zeros(updates), **attrs), *none, back]
-        dx, du = self._partials(m, x, indices, updates, outs[0], attrs)
-        return [ct * dx, *none, back * du]
+        dx = du = None
+        if mode in ("multiply", "maximum", "minimum"):
+            dx, du = self._partials(m, x, indices, updates, outs[0], attrs)
+        kept, back = None, None
+        if x.active:
+            kept = m.scatter(ct, *indices, m.zeros(updates), **attrs) if mode == "set" else ct
+            kept = kept if dx is None else kept * m.conjugated(dx)
+        if updates.active:
+            back = self._gathered(m, ct, indices, updates, attrs)
+            if mode == "set":
+                back = _where_last(m, back, x, indices, attrs["axes"])
+            elif du is not None:
+                back = back * m.conjugated(du)
+        return [kept, *none, back]
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         """The batch axis becomes one more indexed axis, so examples never mix."""
@@ -264,7 +303,7 @@ take_along_axis = TakeAlongAxis("take_along_axis", ("axis",))
 
 def put_along(m: OpBuilder, x: Any, index: Any, updates: Any, axis: int, mode: str) -> Any:
     """`x` with `updates` combined at `index` along `axis` (the other axes at their own position), by one scatter."""
-    rank, indices = len(x.shape), []
+    rank, indices, index = len(x.shape), [], _countable(m, index)
     for a in range(rank):
         ramp = m.arange(start=0, step=1, length=index.shape[a], dtype=index.dtype)
         lined = m.reshaped(ramp, tuple(index.shape[a] if i == a else 1 for i in range(rank)))

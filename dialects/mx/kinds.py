@@ -19,7 +19,8 @@ class Elementwise(Primitive):
     """`out[i] = body(x[i], y[i], ...)` with NumPy broadcasting; operands share a dtype unless `result` says otherwise.
 
     `partials[j](m, g, out, *operands, **attrs)` is `g * d out / d operand_j` for any `g`: the same line gives jvp and vjp.
-    For holomorphic functions of complex numbers the cotangent is multiplied by the conjugate (BEHAVIOUR section 4).
+    For holomorphic functions of complex numbers the cotangent is multiplied by the conjugate (BEHAVIOUR section 4); `real_linear`
+    marks functions whose derivative is a symmetric map of (Re, Im) instead: there the line serves as it is.
     `body(k, *scalars, **attrs)` computes one element with the scalar builder of the kernels.
     """
 
@@ -38,11 +39,12 @@ class Elementwise(Primitive):
         accepts: Callable[..., bool] | None = None,
         flat: bool = False,
         costly: bool = False,
+        real_linear: bool = False,
     ):
         super().__init__(name, attrs)
         self.operands = ("x", "y", "z")[:arity]
         self.arity, self.body, self._reference, self.partials = arity, body, reference, tuple(partials)
-        self.result, self.accepts, self.costly = result, accepts, costly
+        self.result, self.accepts, self.costly, self.real_linear = result, accepts, costly, real_linear
         if not partials:
             self.no_jvp = self.no_vjp = "flat" if flat else "no derivative"
         self.differentiable = bool(partials)
@@ -80,7 +82,7 @@ class Elementwise(Primitive):
             if partial is None or ct is None or not primal.active:
                 grads.append(None)
                 continue
-            if primal.dtype.kind == "c" and ct.dtype.kind == "c":
+            if primal.dtype.kind == "c" and ct.dtype.kind == "c" and not self.real_linear:
                 g = m.conjugate(partial(m, m.conjugate(ct), outs[0], *primals, **attrs))
             else:
                 g = partial(m, ct, outs[0], *primals, **attrs)
@@ -183,7 +185,7 @@ class Reduction(Primitive):
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         if tangents[0] is None or self.forward is None:
             return [None]
-        return [self.forward(m, tangents[0], outs[0], primals[0], **attrs)]
+        return [m.cast(self.forward(m, tangents[0], outs[0], primals[0], **attrs), outs[0].dtype)]
 
     def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
         if cts[0] is None or self.backward is None:

@@ -156,6 +156,10 @@ class OpBuilder:
         order.insert(destination, source)
         return self.permuted(x, order)
 
+    def conjugated(self, x: Any) -> Any:
+        """What a cotangent is multiplied by where the derivative is `x` (BEHAVIOUR section 4)."""
+        return self.conjugate(x) if x.dtype.kind == "c" else x
+
     def unbroadcast(self, x: Any, shape: Shape) -> Any:
         """The transpose of broadcasting: sum `x` down to `shape`."""
         if tuple(x.shape) == tuple(shape):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxir.runtime.dtypes import uint32
+from mlxir.runtime.dtypes import float32, int64, uint32
 from mlxir.runtime.errors import ShapeError
 
 from .kinds import Reduction
@@ -20,6 +20,11 @@ from .record import Aval, OpBuilder, Primitive
 def _spread(m: OpBuilder, value: Any, x: Any, axes: tuple[int, ...]) -> Any:
     """A reduced value broadcast back over the axes that were reduced."""
     return m.broadcast(m.expanded(value, axes), tuple(x.shape))
+
+
+def _count(x: Any, axes: tuple[int, ...]) -> int:
+    """How many elements are reduced to one."""
+    return int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
 
 
 def _lowest(dtype: np.dtype) -> Any:
@@ -36,15 +41,30 @@ def _highest(dtype: np.dtype) -> Any:
     return float("inf")
 
 
+def _shared(m: OpBuilder, out: Any, x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    """(1 where an element is the extremum, how many of them share the derivative), in a dtype that can count them."""
+    wide = float32 if x.dtype.kind == "f" and x.dtype.size == 2 else x.dtype if x.dtype.is_inexact else int64
+    hit = m.cast(m.equal(x, _spread(m, out, x, axes)), wide)
+    return hit, m.sum(hit, axes=axes)
+
+
+def _quotient(m: OpBuilder, a: Any, b: Any) -> Any:
+    return m.divide(a, b) if a.dtype.is_inexact else m.floor_divide(a, b)
+
+
 def _extremum_backward(m: OpBuilder, ct: Any, out: Any, x: Any, axes: tuple[int, ...]) -> Any:
     """Ties share the cotangent evenly."""
-    hit = m.cast(m.equal(x, _spread(m, out, x, axes)), x.dtype)
-    return hit * _spread(m, ct / m.sum(hit, axes=axes), x, axes)
+    if not _count(x, axes):
+        return m.zeros(x)
+    hit, count = _shared(m, out, x, axes)
+    return hit * _spread(m, _quotient(m, m.cast(ct, hit.dtype), count), x, axes)
 
 
 def _extremum_forward(m: OpBuilder, t: Any, out: Any, x: Any, axes: tuple[int, ...]) -> Any:
-    hit = m.cast(m.equal(x, _spread(m, out, x, axes)), x.dtype)
-    return m.sum(hit * t, axes=axes) / m.sum(hit, axes=axes)
+    if not _count(x, axes):
+        return m.zeros(out)
+    hit, count = _shared(m, out, x, axes)
+    return _quotient(m, m.sum(hit * m.cast(t, hit.dtype), axes=axes), count)
 
 
 def _others_product(m: OpBuilder, x: Any, axes: tuple[int, ...]) -> Any:
@@ -53,7 +73,7 @@ def _others_product(m: OpBuilder, x: Any, axes: tuple[int, ...]) -> Any:
     order = kept + list(axes)
     moved = m.permuted(x, order)
     lead = tuple(x.shape[i] for i in kept)
-    flat = m.reshaped(moved, lead + (int(np.prod([x.shape[a] for a in axes], dtype=int)),))
+    flat = m.reshaped(moved, lead + (_count(x, axes),))
     axis = len(lead)
     left = m.cumprod(flat, axis=axis, reverse=False, inclusive=False)
     right = m.cumprod(flat, axis=axis, reverse=True, inclusive=False)
@@ -69,7 +89,7 @@ sum_ = Reduction("sum", lambda k, a, b: a + b, lambda d: 0, lambda x, axes: np.s
                  backward=lambda m, ct, o, x, axes: _spread(m, ct, x, axes),
                  forward=lambda m, t, o, x, axes: m.sum(t, axes=axes))  # fmt: skip
 prod = Reduction("prod", lambda k, a, b: a * b, lambda d: 1, lambda x, axes: np.prod(x, axis=axes, dtype=x.dtype),
-                 backward=lambda m, ct, o, x, axes: _spread(m, ct, x, axes) * _others_product(m, x, axes),
+                 backward=lambda m, ct, o, x, axes: _spread(m, ct, x, axes) * m.conjugated(_others_product(m, x, axes)),
                  forward=lambda m, t, o, x, axes: m.sum(t * _others_product(m, x, axes), axes=axes))  # fmt: skip
 max_ = Reduction("max", lambda k, a, b: k.maximum(a, b), _lowest, _extremum(np.max, _lowest),
                  backward=_extremum_backward, forward=_extremum_forward)  # fmt: skip

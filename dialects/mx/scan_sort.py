@@ -85,7 +85,7 @@ def _cumprod_table(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, in
 
 def _cumprod_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
     table, axis = _cumprod_table(m, out, x, attrs)
-    return m.sum(table * m.expanded(ct, [axis]), axes=(axis - 1,))
+    return m.sum(m.conjugated(table) * m.expanded(ct, [axis]), axes=(axis - 1,))
 
 
 def _cumprod_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
@@ -122,7 +122,7 @@ def _lse_weights(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int]
 
 def _lse_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
     weights, axis = _lse_weights(m, out, x, attrs)
-    return m.sum(weights * m.expanded(ct, [axis]), axes=(axis - 1,))
+    return m.sum(m.conjugated(weights) * m.expanded(ct, [axis]), axes=(axis - 1,))
 
 
 def _lse_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:

@@ -170,8 +170,11 @@ class SliceUpdate(Primitive):
     def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
         if cts[0] is None:
             return [None, None]
-        masked = m.slice_update(cts[0], m.zeros(primals[1]), **attrs)
-        return [masked, m.slice(cts[0], **attrs)]
+        x, update = primals
+        return [
+            m.slice_update(cts[0], m.zeros(update), **attrs) if x.active else None,
+            m.slice(cts[0], **attrs) if update.active else None,
+        ]
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         x, update = (
@@ -225,9 +228,12 @@ class Pad(Primitive):
         (ct,), x = cts, primals[0]
         if ct is None:
             return [None, None]
-        inner = m.slice(ct, **self._inner(x, attrs))
-        axes = tuple(range(len(x.shape)))
-        return [inner, m.sum(ct, axes=axes) - m.sum(inner, axes=axes) if primals[1].active else None]
+        inside = self._inner(x, attrs)
+        border = m.slice_update(ct, m.zeros(x), **inside) if primals[1].active else None
+        return [
+            m.slice(ct, **inside) if x.active else None,
+            None if border is None else m.sum(border, axes=tuple(range(len(x.shape)))),
+        ]
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         x, value = args

@@ -8,9 +8,10 @@ import weakref
 from collections import namedtuple
 
 import mlx.core as real
-import mlxir as mx
 import numpy as np
 import pytest
+
+import mlxir as mx
 
 Point = namedtuple("Point", "x y")
 V = np.arange(1, 5, dtype=np.float32)
@@ -89,7 +90,9 @@ def test_equal_signatures_trace_once(args, kwargs, args2, kwargs2):
     assert f.runs == 1 and g.cache_info() == (2, 1, 1)
 
 
-@pytest.mark.parametrize(("args", "kwargs", "args2", "kwargs2"), [c[1:] for c in DIFFERENT], ids=[c[0] for c in DIFFERENT])
+@pytest.mark.parametrize(
+    ("args", "kwargs", "args2", "kwargs2"), [c[1:] for c in DIFFERENT], ids=[c[0] for c in DIFFERENT]
+)
 def test_different_signatures_trace_again_and_old_ones_hit(args, kwargs, args2, kwargs2):
     f = Counter(lambda *a, **k: (a, k))
     g = mx.compile(f)
@@ -105,13 +108,17 @@ class Odd:
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros(2), np.float32(1), np.int64(1), 1j, b"x", mx.float32, slice(2), ..., {1}, Odd(), len], ids=lambda x: type(x).__name__
+    "bad",
+    [np.zeros(2), np.float32(1), np.int64(1), 1j, b"x", mx.float32, slice(2), ..., {1}, Odd(), len],
+    ids=lambda x: type(x).__name__,
 )
 def test_arguments_are_arrays_or_constants(bad):
     f = Counter(lambda x, y: x)
     g = mx.compile(f)
     for args in ((Z, bad), (Z, [1, {"k": bad}])):
-        with pytest.raises(ValueError, match=rf"^\[compile\].*trees of arrays or constants.*received type {type(bad).__name__}"):
+        with pytest.raises(
+            ValueError, match=rf"^\[compile\].*trees of arrays or constants.*received type {type(bad).__name__}"
+        ):
             g(*args)
     with mx.disable_compile(), pytest.raises(ValueError, match=r"^\[compile\]"):
         g(Z, bad)
@@ -399,7 +406,10 @@ def test_a_training_step_matches_eager_execution():
         return mx.mean((mx.tanh(mx.sum(x[:, :, None] * p["w"], 1) + p["b"]) - y) ** 2)
 
     rng = np.random.default_rng(0)
-    batches = [(a(rng.standard_normal((5, 4)).astype(np.float32)), a(rng.standard_normal((5, 3)).astype(np.float32))) for _ in range(4)]
+    batches = [
+        (a(rng.standard_normal((5, 4)).astype(np.float32)), a(rng.standard_normal((5, 3)).astype(np.float32)))
+        for _ in range(4)
+    ]
 
     def run(wrap):
         params, momentum = make(), {"w": a(np.zeros((4, 3), np.float32)), "b": a(np.zeros(3, np.float32))}

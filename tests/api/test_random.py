@@ -3,9 +3,10 @@
 import threading
 
 import mlx.core as real
-import mlxir as mx
 import numpy as np
 import pytest
+
+import mlxir as mx
 from mlxir.runtime.knobs import knobs
 
 SHAPES = [(), (1,), (5,), (3, 4), (7, 1, 3), (257,), (0,), (2, 0)]
@@ -111,7 +112,11 @@ def test_bernoulli_and_categorical(seed):
         del rest[axis]
         both(lambda m, a, n=axis: m.random.categorical(a(LOGITS), n, key=m.random.key(seed)))
         both(lambda m, a, n=axis: m.random.categorical(a(LOGITS), n, num_samples=6, key=m.random.key(seed)))
-        both(lambda m, a, n=axis, r=tuple(rest): m.random.categorical(a(LOGITS), n, shape=(2, *r), key=m.random.key(seed)))
+        both(
+            lambda m, a, n=axis, r=tuple(rest): m.random.categorical(
+                a(LOGITS), n, shape=(2, *r), key=m.random.key(seed)
+            )
+        )
     both(lambda m, a: m.random.categorical(a(LOGITS.astype(np.float16)), key=m.random.key(seed)))
     both(lambda m, a: m.random.categorical(a(LOGITS[0, 0]), shape=(), key=m.random.key(seed)))
 
@@ -182,7 +187,11 @@ ERRORS = [
     (ValueError, r"^\[normal\].*floating", lambda: mx.random.normal((2,), mx.int32)),
     (ValueError, r"^\[randint\] randint only accepts", lambda: mx.random.randint(0, 5, dtype=mx.float32)),
     (ValueError, r"^\[bernoulli\].*float type", lambda: mx.random.bernoulli(2)),
-    (ValueError, r"^\[categorical\] At most one", lambda: mx.random.categorical(mx.zeros((2, 3)), shape=(2,), num_samples=2)),
+    (
+        ValueError,
+        r"^\[categorical\] At most one",
+        lambda: mx.random.categorical(mx.zeros((2, 3)), shape=(2,), num_samples=2),
+    ),
     (IndexError, r"^\[categorical\] Invalid axis 5", lambda: mx.random.categorical(mx.zeros((2, 3)), axis=5)),
     (ValueError, "broadcast", lambda: mx.random.categorical(mx.zeros((2, 3)), shape=(5, 3))),
 ]
@@ -200,4 +209,9 @@ def test_draws_can_be_transformed():
     np.testing.assert_allclose(np.array(g), 4 + np.array(mx.random.normal((4,), key=key)).sum(), rtol=1e-5)
     compiled = mx.compile(lambda k: mx.random.normal((5,), key=k))
     np.testing.assert_allclose(np.array(compiled(key)), np.array(mx.random.normal((5,), key=key)), rtol=3e-6, atol=1e-6)
-    np.testing.assert_allclose(np.array(compiled(mx.random.key(2))), np.array(mx.random.normal((5,), key=mx.random.key(2))), rtol=3e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(compiled(mx.random.key(2))),
+        np.array(mx.random.normal((5,), key=mx.random.key(2))),
+        rtol=3e-6,
+        atol=1e-6,
+    )

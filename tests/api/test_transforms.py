@@ -5,9 +5,10 @@ import threading
 from collections import namedtuple
 
 import mlx.core as real
-import mlxir as mx
 import numpy as np
 import pytest
+
+import mlxir as mx
 from mlxir.testing import check_grads
 
 Point = namedtuple("Point", "x y")
@@ -130,7 +131,9 @@ def test_values_can_be_read_while_differentiating():
         z = mx.grad(lambda u: u * y * (u.item()))(x)
         return z * y
 
-    assert value(mx.grad(f)(mx.array(2.0))) == 4 * 2.0**3 * 2  # z = y u|read = 4*2; d(y*y*2)/dx = 2*4x^3 with u.item() constant
+    assert (
+        value(mx.grad(f)(mx.array(2.0))) == 4 * 2.0**3 * 2
+    )  # z = y u|read = 4*2; d(y*y*2)/dx = 2*4x^3 with u.item() constant
     assert seen == [(4.0, 2.0, "array(2, dtype=float32)")]
     loop = mx.grad(lambda x: _double_until(x, 20.0))
     assert value(loop(mx.array(3.0))) == 8.0
@@ -321,7 +324,9 @@ def test_keyed_and_unkeyed_randomness_under_vmap():
     mx.random.seed(1)
     real.random.seed(1)
     rows = np.array(mx.vmap(lambda x: x + mx.random.uniform(shape=(3,)))(mx.zeros((2, 3))))
-    np.testing.assert_array_equal(rows, np.array(real.vmap(lambda x: x + real.random.uniform(shape=(3,)))(real.zeros((2, 3)))))
+    np.testing.assert_array_equal(
+        rows, np.array(real.vmap(lambda x: x + real.random.uniform(shape=(3,)))(real.zeros((2, 3))))
+    )
     assert (rows[0] == rows[1]).all()
     assert value(mx.random.uniform()) == real.random.uniform().item()
     keys = mx.random.split(mx.random.key(3), 4)
@@ -356,7 +361,9 @@ def test_threads_trace_independently():
     def work(i):
         try:
             for _ in range(5):
-                found[i] = value(mx.grad(lambda x: mx.sum(mx.vmap(lambda y: y * x**i)(mx.array([1.0, 2.0]))))(mx.array(2.0)))
+                found[i] = value(
+                    mx.grad(lambda x: mx.sum(mx.vmap(lambda y: y * x**i)(mx.array([1.0, 2.0]))))(mx.array(2.0))
+                )
         except Exception as error:
             errors.append(error)
 
@@ -469,7 +476,10 @@ TAKES = {
 @pytest.mark.parametrize("name", TAKES)
 def test_indices_computed_from_the_argument_have_no_gradient(name):
     f = TAKES[name]
-    for call in (lambda: mx.grad(lambda x: f(mx, x))(mx.array(V)), lambda: mx.jvp(lambda x: f(mx, x), [mx.array(V)], [mx.array(V)])):
+    for call in (
+        lambda: mx.grad(lambda x: f(mx, x))(mx.array(V)),
+        lambda: mx.jvp(lambda x: f(mx, x), [mx.array(V)], [mx.array(V)]),
+    ):
         with pytest.raises(ValueError, match=r"indices.*test_transforms.py:\d+.*stop_gradient"):
             call()
 
@@ -488,7 +498,9 @@ def test_what_stop_gradient_and_unused_paths_allow():
 
 
 def test_missing_rules_are_told_at_the_call():
-    with pytest.raises(ValueError, match=r"\[Primitive::vjp\] Not implemented for random_bits \(test_transforms.py:\d+\)"):
+    with pytest.raises(
+        ValueError, match=r"\[Primitive::vjp\] Not implemented for random_bits \(test_transforms.py:\d+\)"
+    ):
         mx.grad(lambda k: mx.random.uniform(key=k))(mx.random.key(0))
 
 

@@ -4,6 +4,7 @@ from collections import OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
+
 from mlxir.runtime import trees
 
 Point = namedtuple("Point", "x y")
@@ -37,7 +38,11 @@ def test_subclasses_of_list_and_dict_come_back_plain():
     class Numbers(list):
         pass
 
-    for tree, plain in ((OrderedDict(b=A, a=B), {"b": A, "a": B}), (defaultdict(list, k=A), {"k": A}), (Numbers([A]), [A])):
+    for tree, plain in (
+        (OrderedDict(b=A, a=B), {"b": A, "a": B}),
+        (defaultdict(list, k=A), {"k": A}),
+        (Numbers([A]), [A]),
+    ):
         leaves, structure = trees.flatten(tree)
         again = trees.unflatten(structure, leaves)
         assert type(again) is type(plain) and again == plain
@@ -69,7 +74,9 @@ def test_unflatten_needs_the_right_number_of_leaves(count):
 @pytest.mark.parametrize("bad", [None, 1.0, "s", np.zeros(2), {A}])
 def test_strict_leaves_reject_what_is_no_array(bad):
     assert trees.strict_leaves([A, {"k": B}, []], Leaf) == [A, B]
-    with pytest.raises(ValueError, match=r"^\[tree_flatten\] The argument should contain only arrays.*" + type(bad).__name__):
+    with pytest.raises(
+        ValueError, match=r"^\[tree_flatten\] The argument should contain only arrays.*" + type(bad).__name__
+    ):
         trees.strict_leaves([A, bad], Leaf)
 
 
