@@ -58,7 +58,7 @@ class SignatureInfo(NamedTuple):
 # constant's type), so the list can be read in one way only. The loops over containers repeat the case of an array: it
 # is most of what a call passes.
 def _flatten_argument(x: Any, key: list, values: list) -> None:
-    """Append a tree of arrays and constants to the key, its arrays to the values. Raises ValueError for other leaves."""
+    """Append a tree of arrays and constants to the key, its arrays to the values; ValueError for other leaves."""
     kind = type(x)
     if kind is array:
         value = x._value
@@ -278,19 +278,18 @@ class _Entry:
     def finish(self, results: Sequence[Value], values: Sequence[Value], state: Any) -> Any:
         """The returned tree, after captured outputs were written."""
         if self.plain:
-            arrays = [wrap(v) for v in results]
+            found: Sequence[Value] = results
         else:
-            arrays = [
-                wrap(results[p] if p >= 0 else values[-1 - p]) if type(p) is int else wrap(p)  # type: ignore[arg-type, operator]
-                for p in self.places
-            ]
+            found = [p if isinstance(p, Value) else results[p] if p >= 0 else values[-1 - p] for p in self.places]
+        arrays = [wrap(v) for v in found]
         if state is not None:
             new = iter(arrays[self.returned :])
             try:
                 _write(state, new)
+                exhausted = next(new, None) is None
             except StopIteration:
-                new = iter(("too many",))
-            if next(new, None) is not None:
+                exhausted = False
+            if not exhausted:
                 raise ValueError("[compile] The captured outputs hold another number of arrays than when traced.")
         return self.rebuild(arrays)
 
@@ -298,7 +297,7 @@ class _Entry:
 def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
     """How many arrays a returned tree holds, and a function that makes the same tree with other arrays.
 
-    The function is an expression such as `[a[0], {k[0]: a[1], k[1]: k[2]}]`: five times faster than walking a structure.
+    The function is an expression such as `[a[0], {k[0]: a[1], k[1]: k[2]}]`, which is faster than walking a structure.
     """
     count, known = 0, []
 
@@ -428,9 +427,9 @@ def compile(  # noqa: A001 (MLX's name)
     constants, frozen when the function is traced. With `shapeless=True` a new shape traces again too: shapes that `fun`
     reads are never stale.
 
-    `cache_info()` and `cache_clear()` of the returned function tell and forget its signatures. Raises TypeError if `fun`
-    cannot be called; calls raise ValueError for other arguments, for evaluation of a traced array, and for closures
-    over an array that is also an input.
+    `cache_info()` and `cache_clear()` of the returned function tell and forget its signatures. Raises TypeError if
+    `fun` cannot be called; calls raise ValueError for other arguments, for evaluation of a traced array, and for
+    closures over an array that is also an input.
     """
     check_callable("compile", fun)
     cache = _Cache(fun, inputs, outputs)
@@ -468,7 +467,7 @@ def compile(  # noqa: A001 (MLX's name)
         if not all(buffers):  # a buffer is true
             evaluate(values)
             buffers = [v.buffer for v in values]
-        results = entry.run(buffers)  # type: ignore[misc]
+        results = entry.run(buffers)  # type: ignore[arg-type, misc]
         if outputs is not None or not entry.plain:
             return entry.finish([constant(b) for b in results], values, outputs)
         arrays = []

@@ -101,7 +101,7 @@ def _paths(tree: Any, path: tuple, out: list[tuple]) -> None:
 
 
 class _Differentiated:
-    """A differentiated argument: its leaves become tracers, its gradient tree is built from what the call left of it."""
+    """A differentiated argument: its leaves become tracers; gradients take the form that the call left it in."""
 
     def __init__(self, tag: str, label: Any, tree: Any, first: int):
         self.tag, self.label = tag, label
@@ -121,8 +121,10 @@ class _Differentiated:
             if index is None:
                 index = self.by_path.get(path)
             if index is None:
-                raise ValueError(f"[{self.tag}] The structure of argument {self.label!r} changed inside the function: {path}"
-                                 " is an array now and was none before the call.")  # fmt: skip
+                raise ValueError(
+                    f"[{self.tag}] The structure of argument {self.label!r} changed inside the function: there is an"
+                    f" array at {path} now, and there was none before the call."
+                )
             return wrap(grads[index])
         if kind is dict:
             return {k: self.gradients(v, by_id, grads, (*path, k)) for k, v in tree.items()}
@@ -133,34 +135,25 @@ class _Differentiated:
 def _loss_and_aux(tag: str, fun: Callable, result: Any) -> tuple[array, tuple]:
     """The scalar to differentiate and the further outputs. Raises ValueError for a result of any other form."""
     name, where = describe(fun)
-    about = f"[{tag}] The return value of the function whose gradient we want to compute should be"
-    if tag == "grad":
-        if not isinstance(result, array):
-            raise ValueError(f"{about} a scalar array; but {type(result).__name__} was returned by {name}{at(where)}.")
-        loss, aux = result, ()
+    wanted = "a scalar array" if tag == "grad" else "either a scalar array or a tuple with the first value being one"
+    about = f"[{tag}] The return value of the function whose gradient we want to compute should be {wanted}; but"
+    aux: tuple = ()
+    if isinstance(result, array):
+        loss = result
+    elif tag == "grad" or not isinstance(result, tuple):
+        raise ValueError(f"{about} {type(result).__name__} was returned by {name}{at(where)}.")
+    elif not result:
+        raise ValueError(f"{about} {name}{at(where)} returned an empty tuple.")
+    elif not isinstance(result[0], array):
+        raise ValueError(
+            f"{about} the first value that {name}{at(where)} returned is of type {type(result[0]).__name__}."
+        )
     else:
-        if not isinstance(result, (array, tuple)):
-            raise ValueError(
-                f"{about} either a scalar array or a tuple with the first value being a scalar array (Union[array, tuple[array, Any,"
-                f" ...]]); but {type(result).__name__} was returned by {name}{at(where)}."
-            )
-        if isinstance(result, tuple):
-            if not result:
-                raise ValueError(
-                    f"{about} either a scalar array or a non-empty tuple. Instead, {name}{at(where)} returned an empty tuple."
-                )
-            if not isinstance(result[0], array):
-                raise ValueError(
-                    f"{about} either a scalar array or a tuple with the first value being a scalar array (Union[array, tuple[array,"
-                    f" Any, ...]]); but {name}{at(where)} returned a tuple with the first value being of type {type(result[0]).__name__}."
-                )
-            loss, aux = result[0], tuple(result[1:])
-        else:
-            loss, aux = result, ()
+        loss, aux = result[0], tuple(result[1:])
     if loss.shape != ():
         raise ValueError(
-            f"[vjp] Output shape {loss.shape} does not match cotangent shape (). If you are using grad your function must return a scalar:"
-            f" {tag} needs a scalar; got shape {loss.shape} from {name}{at(where)}, use .sum() or vjp."
+            f"[vjp] Output shape {loss.shape} does not match cotangent shape (). If you are using grad your function"
+            f" must return a scalar: {tag} needs a scalar; got shape {loss.shape} from {name}{at(where)}, use .sum() or vjp."
         )
     return loss, aux
 
@@ -171,18 +164,18 @@ def _gradient_call(
     """(value, gradients) of one call."""
     if indices and indices[-1] >= len(args):
         raise ValueError(
-            f"[{tag}] Can't compute the gradient of argument index {indices[-1]} because the function is called with only"
-            f" {len(args)} positional arguments."
+            f"[{tag}] Can't compute the gradient of argument index {indices[-1]} because the function is called with"
+            f" only {len(args)} positional arguments."
         )
     for name in names - kwargs.keys():
         raise ValueError(
-            f"[{tag}] Can't compute the gradient of keyword argument '{name}' because the function is called with the following"
-            f" keyword arguments {{{', '.join(kwargs)}}}"
+            f"[{tag}] Can't compute the gradient of keyword argument '{name}' because the function is called with the"
+            f" following keyword arguments {{{', '.join(kwargs)}}}"
         )
     selected: dict[Any, _Differentiated] = {}
     count = 0
-    for label in [*indices, *[k for k in kwargs if k in names]]:
-        selected[label] = _Differentiated(tag, label, kwargs[label] if isinstance(label, str) else args[label], count)
+    for label, tree in [*[(i, args[i]) for i in indices], *[(k, x) for k, x in kwargs.items() if k in names]]:
+        selected[label] = _Differentiated(tag, label, tree, count)
         count += selected[label].count
     if not count:
         raise ValueError(f"[{tag}] Must specify at least one argument.")
@@ -248,12 +241,12 @@ def value_and_grad(
 ) -> Callable[..., tuple[Any, Any]]:
     """A function that returns the value of `fun` and its gradient.
 
-    `fun` returns a scalar array, or a tuple whose first item is one; further items are returned as they are and not differentiated.
-    `argnums` (an int or several, default 0) and `argnames` select the arguments, trees of arrays. One index gives that argument's
-    tree of gradients, several a tuple of them; with `argnames` the gradient is `(positional, {name: tree})`.
+    `fun` returns a scalar array, or a tuple whose first item is one; further items are returned and not differentiated.
+    `argnums` (an int or several, default 0) and `argnames` select the arguments, trees of arrays. One index gives that
+    argument's tree of gradients, several a tuple of them; with `argnames` the gradient is `(positional, {name: tree})`.
 
-    Raises TypeError for selections of a wrong type, ValueError for wrong ones, for arguments that hold other leaves than arrays, and
-    for a result that is no scalar.
+    Raises TypeError for selections of a wrong type; ValueError for wrong ones, for selected arguments that hold other
+    leaves than arrays, and for a result that is no scalar.
     """
     return _gradient_function("value_and_grad", fun, argnums, argnames)
 
@@ -277,5 +270,3 @@ def _gradient_function(tag: str, fun: Callable, argnums: Any, argnames: Any) -> 
         return gradients if tag == "grad" else (value, gradients)
 
     return differentiated
-
-

@@ -200,7 +200,7 @@ def uniform(
     key: array | None = None,
     stream: Any = None,
 ) -> array:
-    """Uniform samples of [low, high), bounds that broadcast to `shape`. Raises ValueError unless `dtype` is a real float."""
+    """Uniform samples of [low, high), bounds that broadcast to `shape`; ValueError unless `dtype` is a real float."""
     dtype, shape, used = _float("uniform", dtype), _shape(shape), _next_key(key)
     if type(low) is int and type(high) is int and (low, high) == (0, 1):
         return wrap(_unit(shape, dtype, used))
@@ -323,8 +323,8 @@ def categorical(
 ) -> array:
     """Indices (uint32) drawn from the distributions given by unnormalised log-probabilities along `axis`.
 
-    The result has the shape of `logits` without `axis`, or `shape`, which that must broadcast to, or `num_samples` behind it.
-    Raises ValueError if both are given.
+    The result has the shape of `logits` without `axis`, or `shape`, to which that must broadcast, or `num_samples`
+    behind it. Raises ValueError if both are given.
     """
     scores = as_value(logits)
     axis = values.axis_of("categorical", axis, len(scores.shape))
@@ -342,8 +342,8 @@ def categorical(
             )
     at = axis + len(wanted) - len(scores.shape) + 1
     noise = _gumbel((*wanted[:at], scores.shape[axis], *wanted[at:]), float32, _next_key(key))
-    total = values.binary(_ADD, *values.promoted(noise, scores))
-    return wrap(values.emit(_ARGMAX, total, axis=at))
+    noise, scores = values.promoted(noise, scores)
+    return wrap(values.emit(_ARGMAX, values.binary(_ADD, noise, scores), axis=at))
 
 
 def permutation(x: int | array, axis: int = 0, key: array | None = None, stream: Any = None) -> array:

@@ -31,9 +31,9 @@ def check_grads(
 ) -> None:
     """Compare the derivatives of `fun` at `args` with central differences along random directions.
 
-    `args` is a sequence of trees; floating and complex arrays in them vary, other leaves stay. Forward mode ("fwd") is compared
-    with the difference quotient, reverse mode ("rev") by its inner product with the direction; `order` 2 and more check the
-    derivatives of these derivatives too. Steps and tolerances default to what the coarsest dtype allows.
+    `args` is a sequence of trees; floating and complex arrays in them vary, other leaves stay. Forward mode ("fwd") is
+    compared with the difference quotient, reverse mode ("rev") by its inner product with the direction; `order` 2 and
+    more check the derivatives of these derivatives too. Steps and tolerances default to what the coarsest dtype allows.
 
     Raises AssertionError naming the mode and the order where they disagree, ValueError for arguments that cannot vary.
     """

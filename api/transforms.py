@@ -1,8 +1,9 @@
 """The function transforms vjp, jvp and vmap, and eval. (grad lies in gradients.py, compile in compilation.py.)
 
-A transform calls the Python function on stand-ins for its arguments, closes what was recorded into a program and records
-one node that names it (`compiler/graph.py`). Nothing is differentiated or batched here: passes over the `mx` dialect do
-that when results are evaluated or compiled. Every call of a transformed function runs the Python function once.
+A transform calls the Python function on stand-ins for its arguments, closes what was recorded into a program and
+records one node that names it (`compiler/graph.py`). Nothing is differentiated or batched here: passes over the `mx`
+dialect do that when results are evaluated or compiled. Every call of a transformed function runs the Python function
+once.
 """
 
 from __future__ import annotations
@@ -196,9 +197,9 @@ def _check_axis(axis: Any) -> None:
 def vmap(fun: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     """A function that maps `fun` over an axis of its arguments: the stacked results of `fun` on every example.
 
-    `in_axes` is an int for all arrays, or a tuple with a prefix tree per argument (for a single argument the prefix tree
-    itself); None stands for "not mapped". `out_axes` is a prefix tree of the result: where the batch axis goes, None for
-    results that depend on no mapped array.
+    `in_axes` is an int for all arrays, or a tuple with a prefix tree per argument (for a single argument the prefix
+    tree itself); None stands for "not mapped". `out_axes` is a prefix tree of the result: where the batch axis goes,
+    None for results that depend on no mapped array.
 
     Raises TypeError for keyword arguments, ValueError for trees that do not fit, sizes that disagree or leaves that are
     no arrays, AxisError for axes out of range.
@@ -281,5 +282,3 @@ def _vmap_call(fun: Callable, in_axes: Any, out_axes: Any, args: tuple) -> Any:
     }
     found = apply_transform(_VMAP, [*[value for _, value, _ in mapped], *captured], attrs, avals)
     return unflatten(flatten(result)[1], map(wrap, found))
-
-

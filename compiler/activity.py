@@ -1,6 +1,6 @@
-"""Activity analysis of traced programs: which values depend on the differentiated parameters, and which cannot be differentiated.
+"""Activity analysis of traced programs: what depends on the differentiated parameters, and what has no derivative.
 
-The autodiff pass runs when results are evaluated; what it would refuse is found here, when the user calls the transform.
+The autodiff pass runs when results are evaluated; what it would refuse is found here, at the call of the transform.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlxir.runtime.errors import RuleNotImplementedError, at
 
 
 def _index_operands(record: Primitive, count: int) -> range:
-    """The positions of index operands among `count` operands; a name with a star stands for all that the others leave."""
+    """The positions of index operands among `count` operands; a starred name stands for all that the others leave."""
     for i, name in enumerate(record.operands):
         if name == "*indices":
             return range(i, count - (len(record.operands) - 1 - i))
@@ -79,6 +79,6 @@ def check_differentiable(program: Program, parameters: Iterable[int], seeded: It
             raise RuleNotImplementedError(f"[Primitive::{rule}] Not implemented for {i.record.name}{at(i.where)}")
         if any(i.operands[n] in active for n in _index_operands(i.record, len(i.operands))):
             raise ValueError(
-                f"[{i.record.name}] Cannot calculate {rule.upper()} with respect to indices{at(i.where)}. Use stop_gradient on"
-                " indices to stop gradients from being computed."
+                f"[{i.record.name}] Cannot calculate {rule.upper()} with respect to indices{at(i.where)}. Use"
+                " stop_gradient on indices to stop gradients from being computed."
             )

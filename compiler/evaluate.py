@@ -14,10 +14,11 @@ from typing import Any
 from mlxir.compiler.graph import Node, Value, cut, resolve, running
 from mlxir.compiler.program import Program
 from mlxir.runtime.buffers import Buffer
-from mlxir.runtime.errors import at
+from mlxir.runtime.errors import CompileError, at
 from mlxir.runtime.knobs import knobs
 
 _SEEN_BOUND = 4096
+MOST_VARIANTS = 8  # compiled graphs of one structure
 
 
 class _Bounded(OrderedDict):
@@ -41,6 +42,8 @@ class _Bounded(OrderedDict):
 
 _counts = _Bounded(_SEEN_BOUND)
 _expanded = _Bounded(_SEEN_BOUND)
+_stays: set[Any] = set()  # keys of graphs that the compiled tier refused
+_variants: dict[int, set[Any]] = {}
 _lock = threading.RLock()
 _state = threading.local()
 
@@ -120,10 +123,15 @@ def _through_tracers(nodes: list[Node]) -> set[int]:
 
 
 def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
-    transforms = program.has_transforms
-    if knobs.tier == "compiled" or (knobs.tier == "auto" and _count(program.key) >= knobs.tier_up):
+    if knobs.tier == "compiled":
         return executable(program).run(arguments)
-    if transforms:
+    if knobs.tier == "auto" and _comes_back(program):
+        try:
+            return executable(program).run(arguments)
+        except CompileError:
+            # The compiled tier lacks something (`mx.compile` would say so); plain evaluation goes on as it began.
+            _stays.add(program.key)
+    if program.has_transforms:
         with _lock:
             expanded: Program | None = _expanded.recall(program.key)
             if expanded is None:
@@ -133,11 +141,26 @@ def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
     return [Buffer.from_numpy(a) for a in program.run_reference([b.numpy() for b in arguments])]
 
 
-def _count(key: Any) -> int:
+def _comes_back(program: Program) -> bool:
+    """Whether this evaluation of an equal graph is the one from which on it runs compiled.
+
+    Graphs that differ in shapes or constants only are variants of one structure, of which few are compiled: a cache that grows by one each step
+    must not compile at each step.
+    """
+    key = program.key
     with _lock:
         count = (_counts.recall(key) or 0) + 1
         _counts.keep(key, count)
-    return count
+        if count < knobs.tier_up or key in _stays:
+            return False
+        variants = _variants.setdefault(_structure(program), set())
+        if key not in variants and len(variants) < MOST_VARIANTS:
+            variants.add(key)
+        return key in variants
+
+
+def _structure(program: Program) -> int:
+    return hash(tuple([(i.record.name, i.operands) for i in program.instructions]))
 
 
 def _placeholder_error(value: Value) -> Exception:

@@ -1,8 +1,8 @@
 """Trees: nested lists, tuples and dicts whose leaves are arrays or anything else (BEHAVIOUR section 1).
 
-Subclasses of the three are containers too. A tree that is rebuilt keeps tuple subclasses (a namedtuple by `type(*items)`, others by
-`type(items)`); subclasses of list and dict come back as plain ones. Dicts keep their insertion order. Sets, dataclasses, NumPy arrays and
-generators are leaves.
+Subclasses of the three are containers too. A tree that is rebuilt keeps tuple subclasses (a namedtuple by
+`type(*items)`, others by `type(items)`); subclasses of list and dict come back as plain ones. Dicts keep their
+insertion order. Sets, dataclasses, NumPy arrays and generators are leaves.
 
 This module knows no array class: where only arrays are allowed, the caller names the type.
 """
@@ -34,6 +34,8 @@ class Structure:
     """The shape of a tree without its leaves. `type` is None for a leaf, else list, dict or the tuple's own class."""
 
     __slots__ = ("children", "count", "keys", "type")
+
+    count: int
 
     def __init__(self, kind: type | None, children: tuple[Structure, ...] = (), keys: tuple | None = None):
         self.type, self.children, self.keys = kind, children, keys
@@ -160,7 +162,7 @@ def update(fn: Callable[[Any], Any], tree: Any) -> Any:
 def broadcast_prefix(prefix: Any, tree: Any, what: str) -> list[Any]:
     """One entry of `prefix` per leaf of `tree`: a non-container stands for the whole subtree at its place.
 
-    Raises ValueError unless containers match in kind (list and tuple differ), length and keys. `what` opens the message.
+    Raises ValueError unless containers match in kind (a list is no tuple), length and keys. `what` opens the message.
     """
     out: list[Any] = []
     _broadcast_prefix(prefix, tree, what, out)

@@ -64,7 +64,7 @@ def _scan(name: str) -> list[Row]:
 
 
 _IDX = ((4,), "int32", "index5")
-_BYTES = ((4,), "int8", "index5")
+_BYTES, _STARTS = ((4,), "int8", "index5"), ((4,), "int8", "start4")
 
 TABLE: list[Row] = [
     *_binary("add", dtypes=EVERY), *_binary("subtract", dtypes=EVERY), *_binary("multiply", dtypes=EVERY),
@@ -118,11 +118,11 @@ TABLE: list[Row] = [
     Row("gather", [((5, 6), None, "any"), _IDX], ("float32", "bool"), {"axes": (0,), "slice_sizes": (1, 6)}),
     Row("gather", [((5, 6), None, "any"), ((2, 3), "uint32", "index5"), ((2, 3), "uint32", "index5")], ("float32",),
         {"axes": (1, 0), "slice_sizes": (2, 1)}),
-    Row("gather", [((5, 6), None, "any"), _BYTES], ("float32", "complex64"), {"axes": (1,), "slice_sizes": (5, 2)}),
+    Row("gather", [((5, 6), None, "any"), _STARTS], ("float32", "complex64"), {"axes": (1,), "slice_sizes": (5, 2)}),
     Row("gather", [((5, 6), None, "any"), ((), "int32", "index5"), ((), "int32", "index5")], ("float32",),
         {"axes": (0, 1), "slice_sizes": (1, 1)}),
     Row("gather", [((5, 3), None, "any"), ((0,), "int32", "index5")], ("float32",), {"axes": (0,), "slice_sizes": (1, 3)}),
-    *[Row("scatter", [((5, 3), None, "counts"), _BYTES, _BYTES, ((4, 2, 1), None, "counts")], ("float32",), {"axes": (1, 0), "mode": m})
+    *[Row("scatter", [((5, 4), None, "counts"), _STARTS, _STARTS, ((4, 2, 1), None, "counts")], ("float32",), {"axes": (1, 0), "mode": m})
       for m in ("set", "multiply")],
     Row("scatter", [((5, 3), None, "any"), ((0,), "int32", "index5"), ((0, 1, 3), None, "any")], ("float32",), {"axes": (0,), "mode": "set"}),
     *[Row("scatter", [((5, 6), None, "nonzero"), _IDX, ((4, 1, 6), None, "nonzero")], ("float32",), {"axes": (0,), "mode": m})
@@ -160,6 +160,8 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
         return np.asarray(rng.integers(0, 2, shape), bool)
     if domain == "index5":
         return np.asarray(rng.integers(0 if kind.kind == "u" else -5, 5, shape), kind.numpy)
+    if domain == "start4":
+        return np.asarray(rng.integers(0, 4, shape), kind.numpy)
     if domain == "shift":
         return np.asarray(rng.integers(0, 8, shape), kind.numpy)
     if kind.kind in "iu":
@@ -180,7 +182,8 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
     elif domain == "counts":
         x = np.abs(np.round(x))
     if kind.kind == "c":
-        x = x + 1j * rng.standard_normal(shape)
+        y = rng.standard_normal(shape)
+        x = x + 1j * (np.copysign(np.abs(y) + 0.5, y) if domain in ("unit", "above1") else y)  # their branch cuts are real
     return np.asarray(x, kind.numpy)
 
 

@@ -46,6 +46,17 @@ inline float maximum(float a, float b) {
 inline float minimum(float a, float b) {
   return (a < b || isnan(a)) ? a : b;
 }""",
+    "to_long": """\
+// A conversion that is defined for every float: what no int64 holds gives the least one, as on x86.
+inline long to_long(float v) {
+  return fabs(v) < 9.223372e+18f ? long(v) : (-9223372036854775807l - 1l);
+}""",
+    "to_ulong": """\
+// A conversion that is defined for every float: negative numbers wrap, what is too large gives 0.
+inline ulong to_ulong(float v) {
+  if (fabs(v) < 9.223372e+18f) return ulong(long(v));
+  return v > 0.0f && v < 1.8446744e+19f ? ulong(v) : 0ul;
+}""",
     "ramp": """\
 // start + i * step, rounded once: products and sums are pairs of floats, the second one the error of the first.
 inline float ramp(long i, float step, float step_error, float start, float start_error) {
@@ -320,12 +331,18 @@ class Operations:
         return self._from_int(op, x.unsigned(a, bits_of(op.operands[0].type)))
 
     def _fptosi(self, op: ir.Operation, a: Expr) -> Expr:
-        float_type(op.operands[0].type, self.kernel)
-        return x.cast(a, x.SIGNED[bits_of(op.results[0].type)])
+        return self._to_int(op, a, x.SIGNED[bits_of(op.results[0].type)])
 
     def _fptoui(self, op: ir.Operation, a: Expr) -> Expr:
+        return self._to_int(op, a, x.UNSIGNED[bits_of(op.results[0].type)])
+
+    def _to_int(self, op: ir.Operation, a: Expr, type_: str) -> Expr:
+        """The lowering bounds what becomes a smaller integer by a wider one; 64 bits are as wide as it gets."""
         float_type(op.operands[0].type, self.kernel)
-        return x.cast(a, x.UNSIGNED[bits_of(op.results[0].type)])
+        if type_ in ("long", "ulong"):
+            self.need("to_" + type_)
+            return call("to_" + type_, a, type_=type_)
+        return x.cast(a, type_)
 
     def _bitcast(self, op: ir.Operation, a: Expr) -> Expr:
         source, target = op.operands[0].type, op.results[0].type

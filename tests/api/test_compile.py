@@ -256,8 +256,16 @@ def test_a_trace_that_raises_leaves_no_entry():
     assert value(g(a(1.0))) == 2.0
 
 
-@pytest.mark.parametrize("read", [lambda x: x if x > 0 else -x, lambda x: x * x.item(), lambda x: (mx.eval(x * 2), x)[1],
-                                  lambda x: (print(x), x)[1], lambda x: mx.array(np.array(x))])  # fmt: skip
+READS = [
+    lambda x: x if x > 0 else -x,
+    lambda x: x * x.item(),
+    lambda x: (mx.eval(x * 2), x)[1],
+    lambda x: (print(x), x)[1],
+    lambda x: mx.array(np.array(x)),
+]
+
+
+@pytest.mark.parametrize("read", READS, ids=range(len(READS)))
 def test_traced_arrays_cannot_be_read(read):
     with pytest.raises(ValueError, match=r"^\[eval\].*not allowed.*test_compile.py:\d+"):
         mx.compile(read)(a(1.0))

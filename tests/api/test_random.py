@@ -33,6 +33,11 @@ def same(mine, theirs, tol=0.0):
     np.testing.assert_allclose(numpy(mine), numpy(theirs), rtol=tol, atol=tol)
 
 
+def both(call, tol=0.0):
+    """The same call on either library."""
+    same(call(mx, mx.array), call(real, real.array), tol)
+
+
 # name -> (call, whether every bit must agree)
 DISTRIBUTIONS = {
     "uniform": (lambda m, a, **k: m.random.uniform(**k), True),
@@ -73,8 +78,8 @@ def test_randint(dtype):
             for low, high in ((0, 10), (-5, 3), (0, 2), (5, 5), (5, 2), (0.5, 7.9), (0, 300)):
                 if low < 0 and dtype[0] in "ub":
                     continue
-                same(mx.random.randint(low, high, shape, getattr(mx, dtype), key=mx.random.key(seed)),
-                     real.random.randint(low, high, shape, getattr(real, dtype), key=real.random.key(seed)))  # fmt: skip
+                both(lambda m, a, s=seed, n=shape, lo=low, hi=high: m.random.randint(
+                    lo, hi, n, getattr(m, dtype), key=m.random.key(s)))  # fmt: skip
 
 
 @pytest.mark.parametrize(("low", "high", "dtype"), [(2**24 - 1, 2**24 + 2, "int32"), (-(2**31), 2**31 - 1, "int32"),
@@ -82,11 +87,6 @@ def test_randint(dtype):
 def test_randint_beyond_float32(low, high, dtype):
     same(mx.random.randint(low, high, (500,), getattr(mx, dtype), key=mx.random.key(5)),
          real.random.randint(low, high, (500,), getattr(real, dtype), key=real.random.key(5)))  # fmt: skip
-
-
-def both(call):
-    """The same call on either library, exact."""
-    same(call(mx, mx.array), call(real, real.array))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -123,13 +123,10 @@ def test_bernoulli_and_categorical(seed):
 
 def test_array_parameters_broadcast():
     low, high = np.array([0.1, 0.9], np.float32), np.array([[1.0], [2.0], [3.0]], np.float32)
-    same(mx.random.uniform(mx.array(low), mx.array(high), (3, 2), key=mx.random.key(1)),
-         real.random.uniform(real.array(low), real.array(high), (3, 2), key=real.random.key(1)), 0 if EXACT else 1e-6)  # fmt: skip
+    both(lambda m, a: m.random.uniform(a(low), a(high), (3, 2), key=m.random.key(1)), 0 if EXACT else 1e-6)
     both(lambda m, a: m.random.randint(a(low) * 0, a(high) * 9, (4, 3, 2), key=m.random.key(1)))
-    same(mx.random.normal((3, 2), loc=mx.array(low), scale=mx.array(high), key=mx.random.key(1)),
-         real.random.normal((3, 2), loc=real.array(low), scale=real.array(high), key=real.random.key(1)), 1e-5)  # fmt: skip
-    same(mx.random.truncated_normal(mx.array(low), mx.array(high), key=mx.random.key(1)),
-         real.random.truncated_normal(real.array(low), real.array(high), key=real.random.key(1)), 1e-5)  # fmt: skip
+    both(lambda m, a: m.random.normal((3, 2), loc=a(low), scale=a(high), key=m.random.key(1)), 1e-5)
+    both(lambda m, a: m.random.truncated_normal(a(low), a(high), key=m.random.key(1)), 1e-5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

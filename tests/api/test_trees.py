@@ -108,8 +108,8 @@ def test_prefix(prefix, tree, expected):
 
 @pytest.mark.parametrize(
     ("prefix", "tree"),
-    [([0], (A,)), ((0,), [A]), ((0, 1), (A,)), ((0,), (A, B)), ({"a": 0}, {"b": A}), ({"a": 0}, {"a": A, "b": B}), ((0,), A),
-     ({"a": 0}, [A])],
+    [([0], (A,)), ((0,), [A]), ((0, 1), (A,)), ((0,), (A, B)), ({"a": 0}, {"b": A}), ({"a": 0}, {"a": A, "b": B}),
+     ((0,), A), ({"a": 0}, [A])],
 )  # fmt: skip
 def test_what_is_no_prefix(prefix, tree):
     with pytest.raises(ValueError, match="not a valid prefix"):

@@ -1,0 +1,88 @@
+"""The two tiers: which one runs is decided by counts, and both give the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import laws
+import mlxir as mx
+import numpy as np
+import pytest
+from mlxir.compiler import cache, evaluate
+from mlxir.runtime.knobs import knobs
+
+
+@pytest.fixture(autouse=True)
+def fresh_counts() -> Iterator[None]:
+    """Each test starts as if nothing had been evaluated, without the disk cache."""
+    before = knobs.tier, knobs.cache_dir
+    evaluate._counts.clear()
+    evaluate._variants.clear()
+    knobs.cache_dir = None
+    mx.clear_compile_cache()
+    yield
+    knobs.tier, knobs.cache_dir = before
+
+
+def compilations() -> int:
+    return cache.info().compilations
+
+
+def model(x: mx.array, w: mx.array) -> mx.array:
+    return mx.softmax(mx.tanh(x @ w) + 1.0, axis=-1)
+
+
+def data(n: int = 5) -> tuple[mx.array, mx.array]:
+    rng = np.random.default_rng(0)
+    return mx.array(rng.standard_normal((n, 4)).astype("f")), mx.array(rng.standard_normal((4, 3)).astype("f"))
+
+
+def test_a_graph_is_compiled_when_it_comes_back() -> None:
+    x, w = data()
+    start, counts = compilations(), []
+    for _ in range(knobs.tier_up + 2):
+        mx.eval(model(x, w))
+        counts.append(compilations() - start)
+    assert counts == [0] * (knobs.tier_up - 1) + [1] * 3
+
+
+def test_few_shapes_of_one_structure_are_compiled() -> None:
+    start = compilations()
+    for _ in range(knobs.tier_up + 1):
+        for n in range(1, evaluate.MOST_VARIANTS + 4):
+            mx.eval(model(*data(n)))
+    assert compilations() - start == evaluate.MOST_VARIANTS
+
+
+@pytest.mark.parametrize("tier", ["reference", "compiled"])
+def test_a_tier_can_be_forced(tier: str) -> None:
+    knobs.tier = tier
+    start = compilations()
+    for _ in range(knobs.tier_up + 1):
+        mx.eval(model(*data()))
+    assert compilations() - start == (1 if tier == "compiled" else 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_both_tiers_agree(dtype: str) -> None:
+    results = []
+    for tier in ("reference", "compiled"):
+        knobs.tier = tier
+        x, w = (a.astype(getattr(mx, dtype)) for a in data())
+        value, grad = mx.value_and_grad(lambda w, x=x: (model(x, w) ** 2).sum())(w)
+        results.append([np.array(value), np.array(grad)])
+    for a, b in zip(*results, strict=True):
+        laws.assert_close(a, b, factor=2)
+
+
+def test_what_the_compiled_tier_refuses_goes_on_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(program: object) -> None:
+        raise mx.runtime.errors.CompileError("[lower] not supported")
+
+    monkeypatch.setattr(evaluate, "executable", refuse)
+    x, w = data()
+    for _ in range(knobs.tier_up + 2):
+        np.testing.assert_allclose(np.array(model(x, w)).sum(), 5, rtol=1e-5)
+    knobs.tier = "compiled"
+    with pytest.raises(mx.runtime.errors.CompileError, match="not supported"):
+        mx.eval(model(x, w))
