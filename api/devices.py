@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import itertools
 import os
-import platform
 import threading
 from typing import Any
 
@@ -143,8 +142,8 @@ def device_count(device_type: DeviceType) -> int:
 def device_info(d: Device | DeviceType | None = None) -> dict[str, str | int]:
     """Properties of a device."""
     _device(d if d is not None else _defaults.device, "device_info")
-    return {"architecture": platform.machine(), "device_name": platform.processor() or platform.machine(),
-            "cores": os.cpu_count() or 1}  # fmt: skip
+    machine = os.uname().machine
+    return {"architecture": machine, "device_name": f"{machine} CPU", "cores": os.cpu_count() or 1}
 
 
 def default_stream(device: Device | DeviceType) -> Stream:

@@ -153,7 +153,8 @@ def _loss_and_aux(tag: str, fun: Callable, result: Any) -> tuple[array, tuple]:
     if loss.shape != ():
         raise ValueError(
             f"[vjp] Output shape {loss.shape} does not match cotangent shape (). If you are using grad your function"
-            f" must return a scalar: {tag} needs a scalar; got shape {loss.shape} from {name}{at(where)}, use .sum() or vjp."
+            f" must return a scalar: {tag} needs a scalar; got shape {loss.shape} from {name}{at(where)}, use .sum()"
+            " or vjp."
         )
     return loss, aux
 

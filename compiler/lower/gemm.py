@@ -1,7 +1,8 @@
 """Lowers matmul kernels: `op(a) @ op(b)` with the elementwise operations that follow it.
 
-For a CPU the product is computed by blocks. One step iterates over blocks of C; inside, a register tile (`rows` x `vectors`
-registers of `lanes`) walks over the block, and the operations that follow are applied to the rows it has just written to scratch:
+For a CPU the product is computed by blocks. One step iterates over blocks of C; inside, a register tile (`rows` x
+`vectors` registers of `lanes`) walks over the block, and the operations that follow are applied to the rows it has just
+written to scratch memory:
 
     scf.parallel (%block)                                        batch x column blocks x row blocks
       scf.for (%panel) over K                                    the sums lie in scratch between panels
@@ -9,11 +10,11 @@ registers of `lanes`) walks over the block, and the operations that follow are a
           scf.for (%k) { load b; broadcast a; vector.fma ... }
       scf.for (%row) scf.parallel (%column)                      bias, activation, residual, casts -> results
 
-An operand is read in place where its layout suits the tile; else a step before packs it (gemm_pack.py), which takes any index
-map. gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile moves back and overlaps the one
-before: every access is a whole vector inside its buffer, and none is masked. There are two kinds of tile: with vectors along the
-columns of C (`b` is read as vectors, `a` as scalars), and with vectors along K, for few rows by a transposed matrix. Each
-element of C is the same sequence of operations whatever the threads are, and is written once.
+An operand is read in place where its layout suits the tile; else a step before packs it (gemm_pack.py), which takes any
+index map. gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile moves back and overlaps
+the one before: every access is a whole vector inside its buffer, and none is masked. There are two kinds of tile: with
+vectors along the columns of C (`b` is read as vectors, `a` as scalars), and with vectors along K, for few rows by a
+transposed matrix. Each element of C is the same sequence of operations whatever the threads are, and is written once.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ def host_vector_bytes() -> int:
 
 
 def lower_matmul(function: Function, body: ir.Block, vector_bytes: int | None = None) -> Lowered:
-    """Lower a kernel with one matmul into the module whose body block is given, for a CPU with vectors of `vector_bytes`.
+    """Lower a kernel with one matmul into the module whose body block is given, for a CPU.
 
-    Raises CompileError where the product has no elements but a result has some.
+    `vector_bytes` is the width of its vector registers, by default that of this machine. Raises CompileError where the
+    product has no elements but a result has some.
     """
     with context, ir.Location.unknown():
         product = Product(function)
@@ -171,13 +173,15 @@ class _Blocked:
     # -- blocks -----------------------------------------------------------------------------------------------------
     def _emit(self, e: VectorEmitter, packed: dict[Operand, int]) -> tuple[int, float]:
         tile, rows, columns = self.tile, self.schedule.block_rows, self.schedule.block_columns
-        row_block, column_block = Var("rows", ceil_div(self.row_tiles, rows)), Var("cols", ceil_div(self.column_tiles, columns))
+        row_block = Var("row_block", ceil_div(self.row_tiles, rows))
+        column_block = Var("column_block", ceil_div(self.column_tiles, columns))
         scratch, _ = e.scratch((rows if self.panels > 1 else 1) * tile.rows * self.stride, self.dtype)
 
         def block() -> None:
             a = self._reader(e, self.a, tile.rows, packed.get(self.a))
             b = self._reader(e, self.b, tile.columns, packed.get(self.b))
-            self.first_row, self.first_column = e.times(e.variables[row_block], rows), e.times(e.variables[column_block], columns)
+            self.first_row = e.times(e.variables[row_block], rows)
+            self.first_column = e.times(e.variables[column_block], columns)
             self.column_count = e.rest(self.column_tiles, self.first_column, columns)
             row_count = e.rest(self.row_tiles, self.first_row, rows)
             emit = self._one_panel if self.panels == 1 else self._many_panels
@@ -200,7 +204,7 @@ class _Blocked:
         e.repeat(row, row_count, rows)
 
     def _many_panels(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
-        """Panels of K one after the other, with the sums in scratch; then the operations that follow on the whole block."""
+        """Panels of K one after the other, sums in scratch; then the operations that follow on the whole block."""
         rows, lanes = self.schedule.block_rows * self.tile.rows, self.tile.lanes
         word, panel, row = Var("word", rows * self.stride // lanes), Var("panel", self.panels), Var("row", rows)
         zero = e.zeros(lanes, self.dtype)
@@ -221,8 +225,9 @@ class _Blocked:
         self._finish_rows(e, scratch, e.times(self.first_row, self.tile.rows), rows)
 
     def _row_of_tiles(
-        self, e: VectorEmitter, a: _Reader, b: _Reader, number: ir.Value, start: ir.Value | None, count: ir.Value, target: _Target
-    ) -> None:
+        self, e: VectorEmitter, a: _Reader, b: _Reader, number: ir.Value, start: ir.Value | None, count: ir.Value,
+        target: _Target,
+    ) -> None:  # fmt: skip
         """The tiles of a block that share rows: `count` steps along K from `start` on."""
         column = Var("column", self.schedule.block_columns)
 
@@ -245,22 +250,25 @@ class _Blocked:
 
     # -- tiles ------------------------------------------------------------------------------------------------------
     def _tile_along_columns(
-        self, e: VectorEmitter, a: _Reader, b: _Reader, a_base: ir.Value, b_base: ir.Value, count: ir.Value, target: _Target
-    ) -> None:
+        self, e: VectorEmitter, a: _Reader, b: _Reader, a_base: ir.Value, b_base: ir.Value, count: ir.Value,
+        target: _Target,
+    ) -> None:  # fmt: skip
         """C[r, v] += a[r, k] * b[k, v], one register per (r, v)."""
         tile, lanes, depth = self.tile, self.tile.lanes, Var("kk", self.schedule.panel)
         corners = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
         places = [e.plus(target.corner, r * self.stride + v * lanes) for r, v in corners]
 
         def begin(place: ir.Value) -> Reg:
-            zero = target.zero
-            value = zero if zero is not None else e.load_vector(target.scratch, self.dtype, place, lanes, self.dtype)
+            value = target.zero
+            if value is None:
+                value = e.load_vector(target.scratch, self.dtype, place, lanes, self.dtype)
             return Reg(value, self.dtype, e.k)
 
         def step(sums: list[Reg]) -> list[Reg]:
             a_at = e.plus(a_base, e.times(e.variables[depth], a.depth_stride))
             b_at = e.plus(b_base, e.times(e.variables[depth], b.depth_stride))
-            row_of_b = [e.load_vector(b.buffer, b.dtype, e.plus(b_at, v * lanes), lanes, self.dtype) for v in range(tile.vectors)]
+            b_places = [e.plus(b_at, v * lanes) for v in range(tile.vectors)]
+            row_of_b = [e.load_vector(b.buffer, b.dtype, p, lanes, self.dtype) for p in b_places]
             out = []
             for r in range(tile.rows):
                 scalar = e.k.load(a.buffer, e.plus(a_at, r * a.lane_stride), a.dtype).value
@@ -277,7 +285,10 @@ class _Blocked:
     def _tile_along_k(
         self, e: VectorEmitter, a: _Reader, b: _Reader, a_base: ir.Value, b_base: ir.Value, target: _Target
     ) -> None:
-        """C[r, c] = sum over k of a[r, k] * b[c, k], a vector of k at a time; the last vector moves back and starts with zeros."""
+        """C[r, c] = sum over k of a[r, k] * b[c, k], a vector of k at a time.
+
+        The last vector moves back to stay inside, and counts what it repeats as zeros.
+        """
         tile, lanes = self.tile, self.tile.lanes
         depth, zero = Var("kk", self.depth // lanes), e.zeros(self.tile.lanes, self.dtype)
 
@@ -304,7 +315,7 @@ class _Blocked:
 
     # -- what follows the product -----------------------------------------------------------------------------------
     def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, first: ir.Value, most: int) -> None:
-        """Up to `most` rows from `first` on, which begin at the start of scratch, through the operations that follow."""
+        """Up to `most` rows from `first` on, which lie at the start of scratch, through the operations that follow."""
         local, column = Var("local", most), Var("column", self.schedule.block_columns * self.tile.columns)
         nodes = [r.node for r in self.product.roots]
         start = e.times(self.first_column, self.tile.columns)
@@ -333,7 +344,7 @@ class _Blocked:
         e.repeat(local, e.rest(self.m, first, most), row)
 
     def _close_gap(self, e: VectorEmitter, scratch: ir.Value, at: ir.Value) -> None:
-        """The last tile began further left than its place in scratch: move its columns in this row to where they belong."""
+        """The last tile began further left than its place in scratch says: move its columns in this row there."""
         width = 1 if self.tile.along_k else self.tile.lanes
         word = Var("word", self.tile.columns // width)
 

@@ -1,6 +1,7 @@
-"""Packs an operand of a matrix product into panels as wide as the register tile: [batch][tile][k][lane], in the dtype of the sums.
+"""Packs an operand of a matrix product into panels as wide as the register tile, in the dtype of the sums.
 
-Each function fills one step. Where the extent is no multiple of the width the last panel moves back and repeats lanes of the one before.
+A panel holds [k][lane]; panels lie as [batch][tile]. Each function fills one step. Where the extent is no multiple of
+the width, the last panel moves back and repeats lanes of the one before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CHUNK = 16  # rows of a matrix that one iteration packs
 
 
 class Operand:
-    """One side of the product over its own axis (`lane`: i or j) and k; `side` says how it lies in memory where it is a plain load."""
+    """One side of the product over its own axis (`lane`: i or j) and k; `side` says how it lies in memory."""
 
     def __init__(self, node: Scalar, lane: Var, depth: Var):
         self.node, self.lane, self.depth = node, lane, depth
@@ -82,7 +83,7 @@ def first_lane(e: VectorEmitter, tile: ir.Value, width: int, extent: int) -> ir.
 
 
 def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
-    """Element by element: any index map, computed operands, and panels wider than the matrix, which are filled up with zeros."""
+    """Element by element: any index map, computed operands, and panels wider than the matrix, which zeros fill up."""
     x, tile, local = p.operand, Var("tile", p.tiles), Var("lane", p.width)
     inside = min(p.width, p.extent)
 

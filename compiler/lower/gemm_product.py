@@ -30,8 +30,8 @@ class Root(NamedTuple):
 class Product:
     """A kernel with one matmul: its operands and results as scalars over the variables b (batch), i, j and k.
 
-    `accumulator` stands for the product's element (b, i, j) in `roots`. Results that need the product at other indices are in
-    `later`: they are computed from a temporary, the first one, that holds the whole product.
+    `accumulator` stands for the product's element (b, i, j) in `roots`. Results that need the product at other indices
+    are in `later`: they are computed from a temporary, the first one, that holds the whole product.
     """
 
     def __init__(self, function: Function):
@@ -150,7 +150,7 @@ class StepBuilder:
         writes: Sequence[int],
         emit: Callable[[VectorEmitter], tuple[int, float]],
     ) -> None:
-        """A step with the buffers that `nodes` load, `reads` and `writes`; `emit` fills it and returns (extent, work)."""
+        """A step over the buffers that `nodes` load, `reads` and `writes`; `emit` fills it: -> (extent, work)."""
         avals = [*self.product.avals, *self.temporaries]
         loads = {n.data[0] for n in reachable(nodes) if n.kind == "load" and n is not self.product.accumulator}
         numbers = tuple(sorted(loads.union(reads, writes)))

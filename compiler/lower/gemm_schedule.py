@@ -1,6 +1,6 @@
-"""Chooses how a matrix product is computed on a CPU: the register tile, the blocks, what is packed. Pure arithmetic, no MLIR.
+"""Chooses how a matrix product is computed on a CPU: the register tile, the blocks, what is packed. No MLIR here.
 
-The rules below are measured ones (Zen 4, AVX-512; see benchmarks); a product is right whatever they say.
+The rules are those that measured best on a Zen 4 with AVX-512; a product is right whatever they say.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ ROW_TILES = 6  # so many rows of tiles pay for packing b
 
 
 class Side(NamedTuple):
-    """An operand as it lies in memory: element (lane l, depth k) at l * lane_stride + k * depth_stride elements of `size` bytes.
+    """An operand in memory: lane l at depth k lies at l * lane_stride + k * depth_stride, in elements of `size` bytes.
 
-    The lanes of `a` are its rows, those of `b` its columns. `plain` is False where it must be packed, whatever its strides.
+    The lanes of `a` are its rows, those of `b` its columns. Without `plain` it has no strides and must be packed.
     """
 
     plain: bool
@@ -64,7 +64,7 @@ def should_swap(m: int, n: int, a: Side, lanes: int) -> bool:
 
 
 def choose(batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, vector_bytes: int) -> Schedule:
-    """A schedule for `batch` products m x depth by depth x n whose sums have `size` bytes, on vectors of `vector_bytes`."""
+    """For `batch` products m x depth by depth x n, with sums of `size` bytes, on vectors of `vector_bytes`."""
     lanes, registers = vector_bytes // size, 16 if vector_bytes == 32 else 32
     along_k = a.plain and b.plain and a.depth_stride == b.depth_stride == 1 and depth >= lanes
     # A sum across a register costs about as much as `lanes` steps along K.
@@ -83,7 +83,7 @@ def choose(batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, 
 
 
 def _crowded(a: Side) -> bool:
-    """Rows whose distance is a multiple of 4 KB compete for the same few lines of L1: more than 8 of them do not fit."""
+    """Rows whose distance is a multiple of 4 KB compete for a few lines of L1: more than 8 of them do not fit."""
     return a.depth_stride == 1 and a.lane_stride * a.size % 4096 == 0
 
 

@@ -259,11 +259,11 @@ def linear(idx: tuple, shape: tuple[int, ...]) -> Index:
 
 
 def delinearize(position: Index, shape: tuple[int, ...]) -> tuple[Index, ...]:
-    """The index of a row-major position."""
+    """The index of a row-major position. (An axis of length 0 has none: no loop gets there.)"""
     out = []
     for n in reversed(shape):
-        out.append(position % n)
-        position = position // n
+        out.append(position % max(n, 1))
+        position = position // max(n, 1)
     return tuple(reversed(out))
 
 

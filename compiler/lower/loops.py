@@ -135,7 +135,9 @@ class _Form:
             self.positions.append(linear(idx, t.shape))
 
     def _mergeable(self, a: Var, b: Var) -> bool:
-        """Whether every access treats (a, b) as one longer axis."""
+        """Whether every access treats (a, b) as one longer axis (of some length)."""
+        if not a.extent * b.extent:
+            return False
         for i in [*self.positions, *indices(reachable(self.roots))]:
             ca, cb = i.coefficient(a), i.coefficient(b)
             if ca is None or cb is None or ca != cb * b.extent:

@@ -1,4 +1,4 @@
-"""The emitter of loops that are vectorised by hand: positions as values, vectors, and loops that LLVM leaves as they are."""
+"""The emitter of loops that are vectorised by hand: positions, vectors, and loops that LLVM leaves as they are."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class VectorEmitter(Emitter):
         return ir.VectorType.get([lanes], _TYPES[dtype])
 
     def load_vector(self, buffer: ir.Value, stored: Dtype, at: ir.Value, lanes: int, dtype: Dtype) -> ir.Value:
-        """`lanes` consecutive elements of a buffer of dtype `stored`, as `dtype` (which only a 2-byte float differs from)."""
+        """`lanes` consecutive elements of a buffer of `stored`, as `dtype`: the same, or float32 for a 2-byte float."""
         value = self.k.op("vector.load", [buffer, at], ir.VectorType.get([lanes], _STORAGE[stored]))
         if _STORAGE[stored] != _TYPES[dtype]:
             value = self.k.op("arith.extf", [value], self.vector_type(lanes, dtype))
@@ -110,7 +110,7 @@ class VectorEmitter(Emitter):
         return self.k.op("vector.shuffle", [value, value], self.vector_type(lanes, dtype), mask=mask)
 
     def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:
-        """The columns of a square of n rows of n lanes, n a power of 2: log2(n) rounds that interleave row r with row r + n/2."""
+        """The columns of a square of n rows, n a power of 2: log2(n) rounds that interleave row r with row r + n/2."""
         n = len(rows)
         low = ir.DenseI64ArrayAttr.get([i // 2 + n * (i % 2) for i in range(n)])
         high = ir.DenseI64ArrayAttr.get([n // 2 + i // 2 + n * (i % 2) for i in range(n)])

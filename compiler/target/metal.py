@@ -37,7 +37,7 @@ from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Place, Plan
 from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
-from mlxir.compiler.target.metal_body import Body, Memory, may_contract
+from mlxir.compiler.target.metal_body import Body, Memory, bytes_of, may_contract
 from mlxir.compiler.target.metal_expr import Expr
 from mlxir.compiler.target.metal_memory import UNBOUNDED, GroupMemory, constant_of, inner_parallels, is_scratch, upper_bound, walk
 from mlxir.compiler.target.metal_ops import HELPERS, MATHLIB
@@ -103,7 +103,7 @@ def map_to_device(step: Step, block: ir.Block) -> Mapping:
     if step.extent > x.RANGE["uint"][1] or widest > x.RANGE["uint"][1] - MOST_THREADS:
         raise CompileError(f"[metal] {step.name}: more than 2^32 iterations of one loop")
     per_thread = Mapping("thread", (step.extent, 1, 1), (min(256, _whole(step.extent)), 1, 1))
-    if not inner or (widest <= FEW and step.extent >= MANY) or _mostly_serial(block, inner):
+    if not widest or (widest <= FEW and step.extent >= MANY) or _mostly_serial(block, inner):
         return per_thread
     if len(inner) == 1 and _flat(block, inner[0]):
         columns = min(widest, 256)
@@ -289,14 +289,10 @@ def _positions(mapping: Mapping, body: Body) -> list[str]:
 
 def _check_threadgroup_memory(kernel: str, body: Body, block: ir.Block) -> None:
     scratch = [(v, m) for v, m in body.memory.items() if m.space == "threadgroup"]
-    sizes = [ir.MemRefType(v.type).shape[0] * _bytes(m.type) for v, m in scratch]
-    sizes += [SIMD * _bytes(t) for t in body.partials]
+    sizes = [ir.MemRefType(v.type).shape[0] * bytes_of(m.type) for v, m in scratch]
+    sizes += [SIMD * bytes_of(t) for t in body.partials]
     if sum(-(-s // 16) * 16 for s in sizes) > THREADGROUP_BYTES:
         raise CompileError(f"[metal] {kernel} needs {sum(sizes)} bytes of threadgroup memory, there are {THREADGROUP_BYTES}")
-
-
-def _bytes(type_: str) -> int:
-    return {"half": 2, "bfloat": 2, "float": 4, "bool": 1}.get(type_) or x.RANGE[type_.replace("u", "")][1].bit_length() // 8 + 1
 
 
 # -- the schedule ----------------------------------------------------------------------------------------------------

@@ -14,25 +14,30 @@ from typing import Any, NamedTuple
 
 from mlxir.compiler.target import metal_expr as x
 from mlxir.compiler.target.metal_expr import Expr
-from mlxir.compiler.target.metal_memory import Barrier, GroupMemory, constant_of, position_of, upper_bound, walk
+from mlxir.compiler.target.metal_memory import Barrier, GroupMemory, Lane, constant_of, position_of, upper_bound, walk
 from mlxir.compiler.target.metal_ops import FLOAT_TYPES, Operations, Ramp, bits_of, is_bool
 from mlxir.compiler.target.metal_reduce import Combine, combine_of, reduced_over_group
 from mlxir.dialects.mlir import ir
 from mlxir.runtime.errors import CompileError
 
+SHORTEST = 12  # characters of index arithmetic that is printed again rather than named
 WIDEST = 70  # characters of an expression that is still printed inside another one
 SLOTS = 8  # elements of scratch per thread that live in registers
+SHARED_BYTES = (32 - 1) << 10  # of threadgroup memory for scratch; the rest is for reductions
 _CONTRACTING = ("arith.addf", "arith.subf", "arith.mulf")
 
 
 class Memory(NamedTuple):
-    """A buffer or scratch memory by its name in the shader. `lane_stride` is set for scratch in a thread's registers."""
+    """A buffer or scratch memory by its name in the shader.
+
+    `lane` is set where each thread keeps its own elements only, `rounds` says for how many iterations of a loop over the threads.
+    """
 
     name: str
     type: str
     space: str  # "device", "threadgroup" or "thread"
-    lane_stride: int = 0
-    slots: int = 0
+    lane: Lane | None = None
+    rounds: int = 0
 
 
 class Body:
@@ -46,6 +51,7 @@ class Body:
         self.env: dict[ir.Value, Any] = {}
         self.memory: dict[ir.Value, Memory] = {}
         self.partials: dict[str, str] = {}  # type -> name of the threadgroup array that a reduction of that type uses
+        self._threadgroup_bytes = 0
         self._waiting: dict[ir.Value, None] = {}  # values in `env` that read memory and have not been printed yet
         self._names: dict[str, int] = {}
         self._variables: list[str] = []  # loop variables in scope
@@ -101,6 +107,8 @@ class Body:
             return
         self.env[value] = e
         if isinstance(e, (Ramp, float)) or e.value is not None or (e.level == 0 and e.text.isidentifier()):
+            return
+        if isinstance(value.type, ir.IndexType) and not e.loads and len(e.text) <= SHORTEST:
             return
         if len(uses) == 1 and len(e.text) <= WIDEST:
             if e.loads:
@@ -164,34 +172,38 @@ class Body:
             self.memory[value] = Memory(name, type_, "thread")
             self.line(f"{type_} {name}[{size}];")
             return
-        stride = self.group.private.get(value, 0)
-        slots = -(-self.group.extents.get(value, 0) // self.group.threads) * stride
-        if stride and slots <= SLOTS:
-            self.memory[value] = Memory(name, type_, "thread", stride, slots)
-            zero = x.real(0.0).text if type_ == "float" else "0"
-            self.line(f"{type_} {name} = {zero};" if slots == 1 else f"{type_} {name}[{slots}];")
+        lane = self.group.owned.get(value)
+        rounds = -(-self.group.extents.get(value, 0) // self.group.threads)
+        fits = self._threadgroup_bytes + size * bytes_of(type_) <= SHARED_BYTES
+        if lane is None or (fits and (lane.modulus or rounds * lane.stride > SLOTS)):
+            self._threadgroup_bytes += size * bytes_of(type_)
+            self.memory[value] = Memory(name, type_, "threadgroup")
+            self.line(f"threadgroup {type_} {name}[{size}];")
             return
-        self.memory[value] = Memory(name, type_, "threadgroup")
-        self.line(f"threadgroup {type_} {name}[{size}];")
+        slots = rounds * lane.stride * (size // lane.modulus if lane.modulus else 1)
+        self.memory[value] = Memory(name, type_, "thread", lane, rounds)
+        zero = x.real(0.0).text if type_ == "float" else "0"
+        self.line(f"{type_} {name} = {zero};" if slots == 1 else f"{type_} {name}[{slots}];")
 
     def _element(self, memory: Memory, index: ir.Value) -> Expr:
         """`name[index]`."""
         at = self.use(index)
-        if memory.lane_stride:
-            return self._own_element(memory, index)
         low, high = x.RANGE.get(memory.type, (0, 0))
-        return Expr(f"{memory.name}[{at.text}]", memory.type, 0, low, high, None, True)
+        text = f"{memory.name}[{at.text}]" if memory.lane is None else self._own_element(memory, memory.lane, index, at)
+        return Expr(text, memory.type, 0, low, high, None, True)
 
-    def _own_element(self, memory: Memory, index: ir.Value) -> Expr:
-        """Of scratch in registers: element stride * j + offset of iteration j is the thread's own number stride * slot + offset."""
-        low, high = x.RANGE.get(memory.type, (0, 0))
-        if memory.slots == 1:
-            return Expr(memory.name, memory.type, 0, low, high, None, True)
+    def _own_element(self, memory: Memory, lane: Lane, index: ir.Value, at: Expr) -> str:
+        """Element stride * j + offset + modulus * q of iteration j is the thread's own number stride * (rounds * q + round) + offset."""
+        if (memory.rounds, lane.stride, lane.modulus) == (1, 1, 0):
+            return memory.name
         assert self._iv is not None
-        stride, _, offset, _ = position_of(index, self._iv)
-        slot = x.integer(0) if self._slot is None else Expr(self._slot, "uint", 0, 0, SLOTS)
-        at = x.arithmetic("+", x.arithmetic("*", slot, x.integer(stride), 32), x.integer(offset), 32)
-        return Expr(f"{memory.name}[{at.text}]", memory.type, 0, low, high, None, True)
+        turn = x.integer(0) if self._slot is None else Expr(self._slot, "uint", 0, 0, memory.rounds)
+        if lane.modulus:
+            before = x.arithmetic("*", x.divided("/", at, x.integer(lane.modulus)), x.integer(memory.rounds), 32)
+            turn = x.arithmetic("+", before, turn, 32)
+        offset = position_of(index, self._iv).offset
+        own = x.arithmetic("+", x.arithmetic("*", turn, x.integer(lane.stride), 32), x.integer(offset), 32)
+        return f"{memory.name}[{own.text}]"
 
     def load(self, operation: ir.Operation) -> None:
         self._define(operation.results[0], self._element(self.memory[operation.operands[0]], operation.operands[1]))
@@ -421,7 +433,7 @@ class Body:
         if operation.name not in ("memref.load", "memref.store"):
             return False
         memory = self.memory[operation.operands[operation.name == "memref.store"]]
-        return memory.lane_stride > 0
+        return memory.lane is not None
 
 
 def storage_type(type_: ir.Type, where: str) -> str:
@@ -431,6 +443,13 @@ def storage_type(type_: ir.Type, where: str) -> str:
     if str(type_) not in FLOAT_TYPES:
         raise CompileError(f"[metal] {where} stores {type_}, which Metal does not have; cast to float32, or use the CPU")
     return FLOAT_TYPES[str(type_)]
+
+
+def bytes_of(type_: str) -> int:
+    """The size of a C++ scalar."""
+    return {"half": 2, "bfloat": 2, "float": 4, "bool": 1}.get(type_) or next(
+        bits // 8 for bits in x.SIGNED if type_ in (x.SIGNED[bits], x.UNSIGNED[bits])
+    )
 
 
 def may_contract(block: ir.Block) -> bool:

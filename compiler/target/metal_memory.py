@@ -100,7 +100,7 @@ def position_of(value: ir.Value, iv: ir.Value, group: ir.Value | None = None) ->
     """A position as a sum; what is not a sum or a constant multiple counts as 1 * anything."""
     if value == iv:
         return Lane(1, 0, 0)
-    if value == group:
+    if group is not None and value == group:
         return Lane(0, 0, 0, 1)
     constant = constant_of(value)
     if constant is not None:
@@ -131,7 +131,7 @@ class GroupMemory:
         written = {a.memory for a in every if a.writes}
         self.shared = {a.memory for a in every if a.memory in written and not self._owned(a.memory, every)}
         scratch = {a.memory for a in every if is_scratch(a.memory)}
-        self.private = {m: self._stride(m, every) for m in scratch if self._in_registers(m, every)}
+        self.owned = {m: self._lane(m, every) for m in scratch if self._owned(m, every)}
         self.barriers: dict[ir.Operation, Barrier] = {}
         while self._place(block, []) is None:
             pass
@@ -165,13 +165,9 @@ class GroupMemory:
         kinds = {(a.lane.stride, a.lane.modulus, a.lane.fixed) if a.lane else None for a in every if a.memory == memory}
         return len(kinds) == 1 and None not in kinds
 
-    def _in_registers(self, memory: ir.Value, every: Iterable[Access]) -> bool:
-        lanes = [a.lane for a in every if a.memory == memory]
-        return self._owned(memory, every) and all(lane is not None and lane.modulus == lane.fixed == 0 for lane in lanes)
-
     @staticmethod
-    def _stride(memory: ir.Value, every: Iterable[Access]) -> int:
-        return next(a.lane.stride for a in every if a.memory == memory and a.lane is not None)
+    def _lane(memory: ir.Value, every: Iterable[Access]) -> Lane:
+        return next(a.lane for a in every if a.memory == memory and a.lane is not None)
 
     # -- barriers -----------------------------------------------------------------------------------------------------
     def _place(self, block: ir.Block, pending: list[Access]) -> list[Access] | None:

@@ -1,4 +1,4 @@
-"""The class `array`: construction, conversions, operators, exchange with other libraries; against real MLX where it defines them."""
+"""The class `array`: construction, conversions, operators, exchange with other libraries; mostly against real MLX."""
 
 import copy
 import gc
@@ -7,10 +7,11 @@ import sys
 
 import ml_dtypes
 import mlx.core as real
-import mlxir as mx
 import numpy as np
 import pytest
 from oracle import assert_agree, assert_same, expression
+
+import mlxir as mx
 
 
 def names(m):
@@ -277,7 +278,9 @@ IN_PLACE = ["+=", "-=", "*=", "/=", "//=", "%=", "**=", "&=", "|=", "^=", "<<=",
 
 
 @pytest.mark.parametrize("op", IN_PLACE)
-@pytest.mark.parametrize("left, right", [([5, 6], [2, 3]), ([5.0, 6.0], [2.0, 0.5]), ([5, 6], 1.5), ([True, False], True)])
+@pytest.mark.parametrize(
+    "left, right", [([5, 6], [2, 3]), ([5.0, 6.0], [2.0, 0.5]), ([5, 6], 1.5), ([True, False], True)]
+)
 def test_in_place_operators(op, left, right):
     def build(m):
         scope = {"x": m.array(left), "y": m.array(right) if isinstance(right, list) else right}
@@ -391,7 +394,8 @@ def test_mlx_array_protocol():
 
 
 @pytest.mark.parametrize(
-    "data", [np.arange(6)[::-1], np.array([1.0, 2.0], ">f4"), np.arange(8, dtype=np.int16)[::2], np.asfortranarray(np.eye(3))]
+    "data",
+    [np.arange(6)[::-1], np.array([1.0, 2.0], ">f4"), np.arange(8, dtype=np.int16)[::2], np.asfortranarray(np.eye(3))],
 )
 def test_any_numpy_layout_is_accepted(data):
     a = mx.array(data)
@@ -457,8 +461,8 @@ m.float32 == m.float32
 m.float32.size
 str(m.floating)
 """.strip().splitlines()
-ALL = ["bool_", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
-       "float64", "complex64"]  # fmt: skip
+ALL = ["bool_", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16",
+       "float32", "float64", "complex64"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", DTYPES)
@@ -469,7 +473,9 @@ def test_dtype_queries(text):
 @pytest.mark.parametrize("a", ALL)
 def test_promotion_table(a):
     for b in ALL:
-        assert str(mx.result_type(getattr(mx, a), getattr(mx, b))) == str(real.result_type(getattr(real, a), getattr(real, b)))
+        assert str(mx.result_type(getattr(mx, a), getattr(mx, b))) == str(
+            real.result_type(getattr(real, a), getattr(real, b))
+        )
         assert mx.can_cast(getattr(mx, a), getattr(mx, b)) == real.can_cast(getattr(real, a), getattr(real, b)), (a, b)
 
 

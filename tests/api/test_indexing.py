@@ -1,11 +1,12 @@
 """Indexing on read and write, `.at`, and the functions that gather and scatter; against real MLX and against NumPy."""
 
-import mlxir as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_agree, check_graph, expression
+
+import mlxir as mx
 
 
 def names(m):
@@ -288,7 +289,9 @@ def index_expressions(draw):
         # What stands behind the ellipsis indexes the last axes.
         rest = [i for i in items[at:] if i is not None]
         sizes = iter(SHAPE[len(SHAPE) - len(rest) :])
-        items[at:] = [i if i is None else i if isinstance(i, slice) and next(sizes) else i % next(sizes) for i in items[at:]]
+        items[at:] = [
+            i if i is None else i if isinstance(i, slice) and next(sizes) else i % next(sizes) for i in items[at:]
+        ]
         items.insert(at, Ellipsis)
     return tuple(items)
 

@@ -1,8 +1,9 @@
 """The text of arrays: exactly that of real MLX."""
 
 import mlx.core as real
-import mlxir as mx
 import pytest
+
+import mlxir as mx
 
 INF = float("inf")
 EXPRESSIONS = """
@@ -58,8 +59,8 @@ def precision(request):
 
 @pytest.mark.parametrize(
     "text",
-    ["m.array([1 / 3, 1e-10, 1e10, 123456, 2.5])", "m.array([1 / 3 + 1j])", "m.array([1, 2])", "m.array([1 / 3], m.float16)",
-     "m.array([INF, -INF, -0.0, 0.5])"],
+    ["m.array([1 / 3, 1e-10, 1e10, 123456, 2.5])", "m.array([1 / 3 + 1j])", "m.array([1, 2])",
+     "m.array([1 / 3], m.float16)", "m.array([INF, -INF, -0.0, 0.5])"],
 )  # fmt: skip
 def test_precision(precision, text):
     mine, theirs = (eval(text, {"m": m, "INF": INF}) for m in (mx, real))
