@@ -111,13 +111,15 @@ class _Differentiated:
         _paths(tree, (), paths)
         self.by_path = {path: first + i for i, path in enumerate(paths)}
 
-    def gradients(self, tree: Any, by_id: dict[int, int], grads: Sequence[Value], path: tuple = ()) -> Any:
+    def gradients(
+        self, tree: Any, number: Callable[[array], int | None], grads: Sequence[Value], path: tuple = ()
+    ) -> Any:
         """The tree with its arrays replaced by gradients: of the stand-in that is there, else that was there before."""
         kind = container_kind(tree)
         if kind is None:
             if not isinstance(tree, array):
                 return tree
-            index = by_id.get(id(tree))
+            index = number(tree)
             if index is None:
                 index = self.by_path.get(path)
             if index is None:
@@ -127,8 +129,8 @@ class _Differentiated:
                 )
             return wrap(grads[index])
         if kind is dict:
-            return {k: self.gradients(v, by_id, grads, (*path, k)) for k, v in tree.items()}
-        items = [self.gradients(v, by_id, grads, (*path, i)) for i, v in enumerate(tree)]
+            return {k: self.gradients(v, number, grads, (*path, k)) for k, v in tree.items()}
+        items = [self.gradients(v, number, grads, (*path, i)) for i, v in enumerate(tree)]
         return items if kind is list else remake_tuple(type(tree), items)
 
 
@@ -200,11 +202,16 @@ def _gradient_call(
     try:
         for i, tree in enumerate(args):
             trees[0].append(enter(i, tree))
-        # Positional tracers come first, so the gradient leaves are numbered as `selected` numbers them.
+        # Positional arguments come first, so tracers are numbered as `selected` numbers the leaves.
         for key, tree in kwargs.items():
             trees[1][key] = enter(key, tree)
-        by_value = {id(t): i for i, t in enumerate(tracers)}
-        by_id = {i: by_value[id(value)] for i, (_, value, _) in stand_ins.made.items() if id(value) in by_value}
+        numbers = {id(t): i for i, t in enumerate(tracers)}
+
+        def number(leaf: array) -> int | None:
+            """Which tracer a stand-in was made with, even if the function has changed the stand-in since."""
+            found = stand_ins.made.get(id(leaf))
+            return None if found is None else numbers.get(id(found[1]))
+
         with ValueTracing():
             result = fun(*trees[0], **trees[1])
             loss, aux = _loss_and_aux(tag, fun, result)
@@ -217,8 +224,8 @@ def _gradient_call(
             attrs = {"callee": program, "wrt": tuple(range(count)), "seeded": (0,)}
             found = apply_transform(_VJP, [*primals, *captured, one], attrs, avals)
         gradients = found[len(outputs) :]
-        positional = [selected[i].gradients(trees[0][i], by_id, gradients) for i in indices]
-        keyword = {k: selected[k].gradients(trees[1][k], by_id, gradients) for k in kwargs if k in names}
+        positional = [selected[i].gradients(trees[0][i], number, gradients) for i in indices]
+        keyword = {k: selected[k].gradients(trees[1][k], number, gradients) for k in kwargs if k in names}
     finally:
         stand_ins.remove(trees)
     stand_ins.retire()

@@ -17,7 +17,7 @@ import numpy as np
 
 from mlxir.compiler.graph import Value, constant
 from mlxir.dialects.mx import RECORDS
-from mlxir.dialects.mx.random import threefry
+from mlxir.dialects.mx.random import PARITY, ROTATIONS
 from mlxir.dialects.mx.record import Shape
 from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, float32, int32, uint32
 
@@ -39,28 +39,19 @@ _HALF_BELOW_ONE = {float16: 1 - 2.0**-11, bfloat16: 1 - 2.0**-8}
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
-class _Words:
-    """A uint32 of plain Python ints with what `threefry` needs: splitting a concrete key costs no array operation."""
+_U32 = 0xFFFFFFFF
 
-    __slots__ = ("n",)
 
-    def __init__(self, n: int):
-        self.n = n
-
-    def __add__(self, other: _Words) -> _Words:
-        return _Words((self.n + other.n) & 0xFFFFFFFF)
-
-    def __xor__(self, other: _Words) -> _Words:
-        return _Words(self.n ^ other.n)
-
-    def __or__(self, other: _Words) -> _Words:
-        return _Words(self.n | other.n)
-
-    def __lshift__(self, other: _Words) -> _Words:
-        return _Words((self.n << other.n) & 0xFFFFFFFF)
-
-    def __rshift__(self, other: _Words) -> _Words:
-        return _Words(self.n >> other.n)
+def _hash(key: tuple[int, int], low: int, high: int) -> tuple[int, int]:
+    """`threefry` of one pair of counters in Python ints: splitting a concrete key takes no array operation."""
+    keys = (*key, key[0] ^ key[1] ^ PARITY)
+    low, high = (low + keys[0]) & _U32, (high + keys[1]) & _U32
+    for i in range(5):
+        for r in ROTATIONS[i % 2]:
+            low = (low + high) & _U32
+            high = low ^ (((high << r) | (high >> (32 - r))) & _U32)
+        low, high = (low + keys[(i + 1) % 3]) & _U32, (high + keys[(i + 2) % 3] + i + 1) & _U32
+    return low, high
 
 
 def _key_value(seed: int) -> Value:
@@ -71,10 +62,10 @@ def _key_value(seed: int) -> Value:
 
 def _split_in_two(state: Value) -> tuple[Value, Value]:
     if state.buffer is not None and state.alias is None and state.node is None:
-        k0, k1 = map(_Words, state.buffer.numpy().tolist())
+        words = tuple(state.buffer.numpy().tolist())
         # Four words: counters 0 and 1 are paired with 2 and 3.
-        (a, c), (b, d) = (threefry(k0, k1, _Words(i), _Words(i + 2), _Words) for i in (0, 1))
-        return constant(np.array([a.n, b.n], np.uint32)), constant(np.array([c.n, d.n], np.uint32))
+        (a, c), (b, d) = _hash(words, 0, 2), _hash(words, 1, 3)
+        return constant(np.array([a, b], np.uint32)), constant(np.array([c, d], np.uint32))
     both = values.emit(_BITS, state, shape=(2, 2), width=4)
     first, second = (values.reshape(values.slice_axis(both, 0, i, i + 1), (2,)) for i in (0, 1))
     return first, second

@@ -28,7 +28,7 @@ def _has_rule(record: Primitive, rule: str) -> bool:
 
 
 _SUSPECT = {
-    rule: {r.name for r in RECORDS.values() if not _has_rule(r, rule) or _index_operands(r, 9)}
+    rule: {r.name for r in RECORDS.values() if r.operands and (not _has_rule(r, rule) or _index_operands(r, 9))}
     for rule in ("jvp", "vjp")
 }
 """Primitives that an analysis has to look at; most programs hold none."""

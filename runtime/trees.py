@@ -20,7 +20,9 @@ def container_kind(tree: Any) -> type | None:
     kind = type(tree)
     if kind in CONTAINERS:
         return kind
-    return next((k for k in CONTAINERS if isinstance(tree, k)), None)
+    if not isinstance(tree, CONTAINERS):
+        return None
+    return next(k for k in CONTAINERS if isinstance(tree, k))
 
 
 def remake_tuple(kind: type, items: list) -> tuple:

@@ -46,10 +46,7 @@ def full(
         check_dtype("full", dtype)
     if isinstance(vals, (bool, int, float, complex)):
         value = scalar(vals, dtype)
-        target = dtype or value.dtype
-        if target.kind != "c" and isinstance(vals, complex):
-            vals = vals.real
-        return wrap(full_value(vals, sizes, target))
+        return wrap(cast(full_value(vals, sizes, value.dtype), dtype or value.dtype))
     value = as_value(vals)
     if broadcast_shape("full", value.shape, sizes) != sizes:
         raise failure(ValueError, f"[full] Shapes {value.shape} and {sizes} cannot be broadcast.")
@@ -69,13 +66,13 @@ def ones(shape: int | Sequence[int], dtype: Dtype | None = float32, *, stream: S
 def zeros_like(a: array, /, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:
     """Zeros of the shape and dtype of `a`."""
     x = check_array("zeros_like", a)._value
-    return wrap(full_value(0, x.shape, dtype or x.dtype))
+    return wrap(full_value(0, x.shape, check_dtype("zeros_like", dtype or x.dtype)))
 
 
 def ones_like(a: array, /, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:
     """Ones of the shape and dtype of `a`."""
     x = check_array("ones_like", a)._value
-    return wrap(full_value(1, x.shape, dtype or x.dtype))
+    return wrap(full_value(1, x.shape, check_dtype("ones_like", dtype or x.dtype)))
 
 
 def full_like(a: array, vals: Operand, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:

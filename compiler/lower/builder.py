@@ -1,8 +1,8 @@
 """The builder of scalar code that records' bodies are written against: `lambda k, x: k.sin(x)`.
 
 Scalars carry their mlxir dtype. float16 and bfloat16 live in registers as float32 and are rounded when stored; bool is `i1` in a register and
-a byte in memory; complex64 is a pair of float32. Arithmetic may contract `a*b + c` to a fused multiply-add; nothing else deviates
-from IEEE.
+a byte in memory; complex64 is a pair of float32. Every operation is IEEE's, rounded once: compiled code gives the bits of eager code,
+except where a reduction is reassociated.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ with context:
     _STORAGE[complex64] = _STORAGE[float32]
     INDEX = ir.IndexType.get()
     _I1 = _TYPES[bool_]
-    _CONTRACT = ir.Attribute.parse("#arith.fastmath<contract>")
-    _REASSOC = ir.Attribute.parse("#arith.fastmath<reassoc,contract>")
+    _REASSOC = ir.Attribute.parse("#arith.fastmath<reassoc>")
 
 _FLOAT_COMPARE = {"eq": 1, "gt": 2, "ge": 3, "lt": 4, "le": 5, "ne": 13}  # ordered, but != is unordered: NaN != NaN
 _INT_COMPARE = {"eq": 0, "ne": 1, "lt": (2, 6), "le": (3, 7), "gt": (4, 8), "ge": (5, 9)}  # (signed, unsigned)
@@ -127,9 +126,9 @@ def _unsigned(dtype: Dtype) -> bool:
 class KernelBuilder:
     """Emits arith/math operations at `ip`; see `scalar_math.py` for the functions of one argument."""
 
-    def __init__(self, ip: ir.InsertionPoint, contract: bool = True):
+    def __init__(self, ip: ir.InsertionPoint):
         self.ip, self.loc = ip, ir.Location.unknown(context)
-        self.contract, self.reassociate = contract, False
+        self.reassociate = False
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
     def op(self, name: str, operands: Sequence[ir.Value], result: ir.Type | None = None, **attributes: Any) -> Any:
@@ -196,7 +195,7 @@ class KernelBuilder:
     # -- arithmetic -------------------------------------------------------------------------------------------------
     def _arith(self, name: str, a: Reg, b: Reg) -> Reg:
         if a.dtype.is_float:
-            flags = {"fastmath": _REASSOC if self.reassociate else _CONTRACT} if self.contract else {}
+            flags = {"fastmath": _REASSOC} if self.reassociate else {}
             return self.reg(f"arith.{name}f", [a, b], a.dtype, **flags)
         if a.dtype is bool_:
             return self.bits({"add": "or", "sub": "xor", "mul": "and"}[name], a, b)

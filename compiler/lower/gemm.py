@@ -145,9 +145,7 @@ class _Blocked:
             (self.a, schedule.pack_a, self.tile.rows, "_pack_a"),
         ):
             if wanted:
-                packing = self._packing(x, width)
-                number = packed[x] = self.steps.temporary(packing.size, self.dtype)
-                self.steps.add(suffix, [x.node], [], [number], lambda e, p=packing, n=number: p.emit(e, e.buffers[n]))
+                packed[x] = self._pack(x, width, suffix)
             else:
                 nodes.append(x.node)
         writes = [r.buffer for r in roots]
@@ -158,6 +156,13 @@ class _Blocked:
     def _packing(self, x: Operand, width: int) -> Packing:
         batch = self.product.b if self.product.b in x.node.free else Var("b", 1)
         return Packing(x, batch, width, self.tile.lanes, self.dtype)
+
+    def _pack(self, x: Operand, width: int, suffix: str) -> int:
+        """Adds the step; the number of the temporary that it fills."""
+        packing = self._packing(x, width)
+        number = self.steps.temporary(packing.size, self.dtype)
+        self.steps.add(suffix, [x.node], [], [number], lambda e: packing.emit(e, e.buffers[number]))
+        return number
 
     def _reader(self, e: VectorEmitter, x: Operand, width: int, packed: int | None) -> _Reader:
         if packed is not None:

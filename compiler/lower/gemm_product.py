@@ -110,9 +110,9 @@ class Product:
             return None
         variables = [Var(f"x{a}", n) for a, n in enumerate(x.shape)]
         read = self._reads(self.pull.at(x, tuple(Index.of(v) if v.extent > 1 else Index.of(0) for v in variables)))
-        strides = [read[0].data[1].coefficient(v) for v in variables] if len(read) == 1 else [None]
-        if None in strides:
+        if len(read) != 1:
             return None
+        strides = [-1 if (s := read[0].data[1].coefficient(v)) is None else s for v in variables]
         rest, span, idx = self.position, 1, [Index.of(0)] * len(variables)
         for axis in sorted(range(len(variables)), key=lambda a: strides[a]):
             extent = variables[axis].extent

@@ -207,6 +207,8 @@ class Index:
     def __floordiv__(self, n: int) -> Index:
         if n == 1:
             return self
+        if n == 0:  # of an axis without elements: never evaluated
+            return Index({}, 0)
         whole, rest = self._split(n)
         low, high = rest.bounds
         if low // n == high // n:
@@ -221,7 +223,7 @@ class Index:
         return whole + Index.of(Quotient(rest, n))
 
     def __mod__(self, n: int) -> Index:
-        if n == 1:
+        if n in (0, 1):
             return Index({}, 0)
         _, rest = self._split(n)
         low, high = rest.bounds

@@ -81,8 +81,10 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
         _, block = loop_function(body, function.name, avals)
         k = ScalarBuilder(ir.InsertionPoint(block))
         emitter = Emitter(k, list(block.arguments))
-        form = _Form(ops, function.arguments, results)
-        extent, work = form.emit(emitter)
+        if any(t.aval.size for t in results):
+            extent, work = _Form(ops, function.arguments, results).emit(emitter)
+        else:
+            extent, work = over(emitter, [Var("nothing", 0)], lambda: None), 0.0
         k.op("func.return", [])
     numbers = tuple(range(len(avals)))
     return Lowered([Step(function.name, extent, work, numbers, numbers[len(function.arguments) :])], [])
@@ -137,6 +139,8 @@ class _Form:
     def _mergeable(self, a: Var, b: Var) -> bool:
         """Whether every access treats (a, b) as one longer axis (of some length)."""
         if not a.extent * b.extent:
+            return False
+        if not a.extent or not b.extent:
             return False
         for i in [*self.positions, *indices(reachable(self.roots))]:
             ca, cb = i.coefficient(a), i.coefficient(b)

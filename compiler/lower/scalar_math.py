@@ -174,14 +174,8 @@ class ScalarBuilder(KernelBuilder):
     def erfinv(self, x: Reg) -> Reg:
         """In float32, whatever the dtype: MLX defines it so."""
         single = Reg(x.value, float32, self) if x.dtype is not float64 else self.cast(x, float32)
-        result = mathlib.erfinv(self.exact(), single)
+        result = mathlib.erfinv(self, single)
         return Reg(result.value, x.dtype, self) if x.dtype is not float64 else self.cast(result, float64)
-
-    def exact(self) -> ScalarBuilder:
-        """The same builder without contraction: polynomials state their own fused operations."""
-        strict = ScalarBuilder(self.ip, contract=False)
-        strict.loc = self.loc
-        return strict
 
 
 _MATH = {
@@ -284,6 +278,6 @@ def define_math_function(module_body: ir.Block, symbol: str, function: Any, arit
         ip=ir.InsertionPoint(module_body),
     )
     block = operation.regions[0].blocks.append(*[f32] * arity, arg_locs=[ir.Location.unknown()] * arity)
-    k = ScalarBuilder(ir.InsertionPoint(block), contract=False)
+    k = ScalarBuilder(ir.InsertionPoint(block))
     result = function(k, *[Reg(a, float32, k) for a in block.arguments])
     k.op("func.return", [result.value])

@@ -68,7 +68,12 @@ class VectorEmitter(Emitter):
 
     def repeat(self, var: Var, extent: ir.Value | int, body: Callable[[], None]) -> None:
         """`rolled` without carried values."""
-        self.rolled(var, extent, [], lambda _: (body(), [])[1])
+
+        def once(_: list[Reg]) -> list[Reg]:
+            body()
+            return []
+
+        self.rolled(var, extent, [], once)
 
     def lanes(self, var: Var, extent: ir.Value | int, body: Callable[[], None]) -> None:
         """An inner loop of scalar code for LLVM to vectorise."""

@@ -3,14 +3,47 @@
     func @f(%x: tensor<3xf32>) { sum %x {axes=[0]} }   ->   func @f_vmap(%x: tensor<8x3xf32>) { sum %x {axes=[1]} }
 
 The batch axis of a batched value is always in front; in_axes and out_axes are transposes at the borders. An operation none of
-whose operands is batched is emitted as it was.
+whose operands is batched is emitted as it was. A composite without a rule of its own is batched part by part.
 """
 
 from __future__ import annotations
 
-from mlxir.dialects.mlir import Function, Module, Op, Tensor
+from typing import Any
+
+from mlxir.dialects.mlir import Function, Module, MxBuilder, Op, Tensor
+from mlxir.dialects.mx import OpBuilder, Operators, Primitive
 
 UNMAPPED = -1
+
+Pair = tuple[Tensor, bool]
+"""A value with whether it is batched."""
+
+
+class _Example(Operators):
+    """A value as one example sees it."""
+
+    def __init__(self, pair: Pair, m: _Examples):
+        tensor, mapped = pair
+        self.pair, self.shape, self.dtype, self.m = pair, tensor.shape[mapped:], tensor.dtype, m
+
+
+class _Examples(OpBuilder):
+    """Emits, for what is written about one example, the batched operations."""
+
+    def __init__(self, m: MxBuilder, size: int):
+        self.m, self.size = m, size
+
+    def emit(self, record: Primitive, operands: list[Any], attrs: dict) -> list[Any]:
+        return [_Example(pair, self) for pair in self.batched(record, [o.pair for o in operands], attrs)]
+
+    def batched(self, record: Primitive, operands: list[Pair], attrs: dict) -> list[Pair]:
+        args, flags = [p[0] for p in operands], [p[1] for p in operands]
+        if not any(flags):
+            return [(out, False) for out in self.m.emit(record, args, attrs)]
+        if record.kind == "composite" and type(record).vmap is Primitive.vmap:
+            return [e.pair for e in record.decompose(self, *[_Example(p, self) for p in operands], **attrs)]
+        outs, mapped = record.vmap(self.m, self.size, args, flags, **attrs)
+        return list(zip(outs, list(mapped) * len(outs) if len(mapped) == 1 else mapped, strict=True))
 
 
 def vmap_function(module: Module, callee: Function, op: Op) -> Function:
@@ -19,23 +52,16 @@ def vmap_function(module: Module, callee: Function, op: Op) -> Function:
     ops, results = callee.read()
     function = module.add_function(f"{callee.name}_vmap", [t.aval for t in op.operands])
     m = function.builder_at_end()
-    env: dict[int, tuple[Tensor, bool]] = {}
+    examples = _Examples(m, size)
+    env: dict[int, Pair] = {}
     for parameter, argument, axis in zip(callee.arguments, function.arguments, in_axes, strict=True):
         argument.m = m
         mapped = axis != UNMAPPED
         env[id(parameter)] = (m.moved(argument, axis, 0) if mapped else argument, mapped)
     for inner in ops:
         m.at = inner.operation.location
-        pairs = [env[id(t)] for t in inner.operands]
-        args, batched = [p[0] for p in pairs], [p[1] for p in pairs]
-        if any(batched):
-            outs, flags = inner.record.vmap(m, size, args, batched, **inner.attrs)
-            flags = list(flags) * len(outs) if len(flags) == 1 else flags
-        else:
-            outs = m.raw(inner.record, args, inner.attrs, [t.aval for t in inner.results])
-            flags = [False] * len(outs)
-        for old, new, flag in zip(inner.results, outs, flags, strict=True):
-            env[id(old)] = (new, flag)
+        outs = examples.batched(inner.record, [env[id(t)] for t in inner.operands], inner.attrs)
+        env.update((id(old), new) for old, new in zip(inner.results, outs, strict=True))
     finals = []
     for result, axis in zip(results, out_axes, strict=True):
         value, mapped = env[id(result)]

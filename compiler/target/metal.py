@@ -1,28 +1,33 @@
 """The Metal target: loops -> Metal Shading Language, and a schedule that says how to run it.
 
     func.func @softmax(%x, %out) { scf.parallel (%row) = 0 to 64 { scf.parallel (%j) ... } }
-      -> kernel void softmax(device const float* in0, device float* out0, uint row [[threadgroup_position_in_grid]], ...)
+      -> kernel void softmax(device const float* in0, device float* out0, uint group [[threadgroup_position_in_grid]], ..)
 
-The text is MSL 3.1 and assumes IEEE arithmetic: compile it with fast math off (MTLMathModeSafe). A schedule is a dict that JSON can hold:
+The text is MSL 3.1 and relies on IEEE arithmetic: it is to be compiled with fast math off (MTLMathModeSafe).
+A schedule is a dict that JSON can hold:
 
     {"version": 1,
-     "simd_width": 32,                           what the shaders assume of threadExecutionWidth
+     "simd_width": 32,           what the shaders take threadExecutionWidth to be
      "parameters": [{"shape": [64, 100], "dtype": "float32"}],
-     "results": [{"shape": [64, 100], "dtype": "float32"}],      buffers that the caller makes
-     "outputs": [1],                             per output: a number below len(parameters) is that parameter, others are results
-     "arena": 25600,                             bytes of scratch memory that the steps share
+     "results": [{"shape": [64, 100], "dtype": "float32"}],                 buffers for the caller to make
+     "outputs": [1],             per output the number of a parameter or, counted on from there, of a result
+     "arena": 25600,             bytes of scratch memory that the steps share
      "steps": [
        {"kernel": "softmax",
-        "dispatch": "threadgroups",              "threadgroups": the grid counts threadgroups, whose size the kernel relies on
-        "grid": [64, 1, 1],                      "threads": it counts threads (dispatchThreads); any threadgroup size will do
+        "dispatch": "threadgroups",
+        "grid": [64, 1, 1],
         "threadgroup": [32, 1, 1],
-        "buffers": [{"index": 0, "kind": "parameter", "at": 0, "bytes": 25600, "shape": [64, 100], "dtype": "float32", "access": "read"},
-                    {"index": 1, "kind": "arena", "at": 4096, "bytes": 256, ...}]},
-       {"library": "sort", "attrs": {"axis": 1}, "operands": [...], "results": [...]}]}        on the host
+        "buffers": [{"index": 0, "kind": "parameter", "at": 0, "bytes": 25600, "shape": [64, 100], "dtype": "float32",
+                     "access": "read"}, ...]},
+       {"library": "sort", "attrs": {"axis": 1}, "operands": [...], "results": [...]}]}        a step on the host
 
-`kind` is "parameter" or "result" with its number as `at`, or "arena" with a byte offset; `access` is "read", "write" or "readwrite".
-Steps run in order; two of them may overlap if neither writes what the other accesses. bool lies in memory as one byte, complex64 as two floats.
-`bytes` may be 0: such a buffer is never accessed. Attributes: a tuple is a list, a dtype {"dtype": name}, a complex {"complex": [re, im]}.
+- `dispatch`: with "threadgroups" the grid counts threadgroups, and the kernel relies on their size
+  (dispatchThreadgroups); with "threads" it counts threads, and any size of threadgroup will do (dispatchThreads).
+- `kind`: "parameter" or "result" with its number as `at`, or "arena" with a byte offset, a multiple of 64.
+- `access`: "read", "write" or "readwrite". Steps run in order; two neighbours may overlap if neither writes what the
+  other accesses. `bytes` may be 0: such a buffer is bound to anything, nothing accesses it.
+- bool lies in memory as one byte, complex64 as two floats.
+- An attribute that is a tuple is a list, a dtype {"dtype": name}, a complex number {"complex": [real, imaginary]}.
 """
 
 from __future__ import annotations
@@ -39,7 +44,14 @@ from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
 from mlxir.compiler.target.metal_body import Body, Memory, bytes_of, may_contract
 from mlxir.compiler.target.metal_expr import Expr
-from mlxir.compiler.target.metal_memory import UNBOUNDED, GroupMemory, constant_of, inner_parallels, is_scratch, upper_bound, walk
+from mlxir.compiler.target.metal_memory import (
+    GroupMemory,
+    constant_of,
+    inner_parallels,
+    is_scratch,
+    upper_bound,
+    walk,
+)
 from mlxir.compiler.target.metal_ops import HELPERS, MATHLIB
 from mlxir.compiler.target.metal_reduce import SIMD, helper
 from mlxir.dialects.mlir import Function, context, ir
@@ -67,8 +79,8 @@ class MetalCode(NamedTuple):
 class Mapping(NamedTuple):
     """How a kernel's top-level iterations become threads.
 
-    "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup each, whose
-    threads share the iterations of the loops inside.
+    "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup each,
+    whose threads share the iterations of the loops inside.
     """
 
     form: str
@@ -77,7 +89,7 @@ class Mapping(NamedTuple):
 
 
 def generate(loops: ir.Module, kernels: dict[str, Lowered], fused: Fused, plan: Plan) -> MetalCode:
-    """Shaders for the lowered kernels, and their schedule. `fused` has the functions that the kernels were made from."""
+    """Shaders for the lowered kernels, and their schedule. `fused` has the functions that the kernels come from."""
     functions = {ir.StringAttr(v.operation.attributes["sym_name"]).value: v.operation for v in loops.body.operations}
     shaders = _Shaders()
     printed: dict[str, _Printed] = {}
@@ -121,15 +133,29 @@ def _whole(threads: int) -> int:
 def _flat(block: ir.Block, inner: ir.Operation) -> bool:
     """Whether each iteration of the inner loop can compute the little that stands around it by itself."""
     around = [view.operation for view in block.operations]
-    plain = all(o.name in ("memref.load", "scf.parallel", "scf.reduce") or o.name.startswith(("arith.", "math.")) for o in around)
-    scratch = any(is_scratch(o.operands[o.name == "memref.store"]) for o in walk(block) if o.name in ("memref.load", "memref.store"))
+    plain = all(
+        o.name in ("memref.load", "scf.parallel", "scf.reduce") or o.name.startswith(("arith.", "math."))
+        for o in around
+    )
+    scratch = any(
+        is_scratch(o.operands[o.name == "memref.store"])
+        for o in walk(block)
+        if o.name in ("memref.load", "memref.store")
+    )
     return plain and not scratch and not inner.results and constant_of(inner.operands[1]) is not None
 
 
 def _mostly_serial(block: ir.Block, inner: Sequence[ir.Operation]) -> bool:
-    """Whether serial loops around no parallel one would be run by all threads alike; one thread may do it all if its scratch is small."""
+    """Whether all threads of a group would run the same serial loops; then one thread may do it all.
+
+    Not if its scratch memory were large.
+    """
     inside = {o for p in inner for b in p.regions[0].blocks for o in walk(b)}
-    serial = [o for o in walk(block) if o.name == "scf.for" and o not in inside and not inner_parallels(o.regions[0].blocks[0])]
+    serial = [
+        o
+        for o in walk(block)
+        if o.name == "scf.for" and o not in inside and not inner_parallels(o.regions[0].blocks[0])
+    ]
     scratch = {o.operands[o.name == "memref.store"] for o in walk(block) if o.name in ("memref.load", "memref.store")}
     size = sum(4 * ir.MemRefType(m.type).shape[0] for m in scratch if is_scratch(m))
     return bool(serial) and size <= OWN_BYTES
@@ -206,7 +232,9 @@ class _Shaders:
         summary = (getattr(mathlib, function).__doc__ or "").split("\n")[0].split(":")[0].rstrip(".")
         return "\n".join([f"// {summary}.", f"inline float {name}({signature}) {{", *lines, "}"])
 
-    def kernel(self, operation: ir.Operation, step: Step, buffers: Sequence[tuple[str, Aval, bool]], origin: Sequence[str]) -> _Printed:
+    def kernel(
+        self, operation: ir.Operation, step: Step, buffers: Sequence[tuple[str, Aval, bool]], origin: Sequence[str]
+    ) -> _Printed:
         """Print one step. `buffers` are the names, types and whether it writes to them, of the function's arguments."""
         block = operation.regions[0].blocks[0]
         top = next(v.operation for v in block.operations if v.operation.name == "scf.parallel")
@@ -223,7 +251,9 @@ class _Shaders:
             body.memory[argument] = Memory(name, type_, "device")
             shape = "x".join(map(str, aval.shape)) or "scalar"
             const = "" if written else "const "
-            parameters.append(f"device {const}{type_}* {name} [[buffer({len(bindings)})]],  // {aval.dtype.name} {shape}")
+            parameters.append(
+                f"device {const}{type_}* {name} [[buffer({len(bindings)})]],  // {aval.dtype.name} {shape}"
+            )
             access = "read" if not written else "readwrite" if "memref.load" in uses else "write"
             bindings.append(_Binding(position, aval, access))
         if len(bindings) > MOST_BUFFERS:
@@ -292,7 +322,9 @@ def _check_threadgroup_memory(kernel: str, body: Body, block: ir.Block) -> None:
     sizes = [ir.MemRefType(v.type).shape[0] * bytes_of(m.type) for v, m in scratch]
     sizes += [SIMD * bytes_of(t) for t in body.partials]
     if sum(-(-s // 16) * 16 for s in sizes) > THREADGROUP_BYTES:
-        raise CompileError(f"[metal] {kernel} needs {sum(sizes)} bytes of threadgroup memory, there are {THREADGROUP_BYTES}")
+        raise CompileError(
+            f"[metal] {kernel} needs {sum(sizes)} bytes of threadgroup memory, there are {THREADGROUP_BYTES}"
+        )
 
 
 # -- the schedule ----------------------------------------------------------------------------------------------------

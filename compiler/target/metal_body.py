@@ -1,7 +1,7 @@
 """Prints the body of one function: regions, loops and memory; the expressions in between come from metal_ops.py.
 
-An operation whose result is used once, in its own block, is printed inside the expression that uses it; any other one becomes a
-named constant. An expression that reads memory is never moved past a store, a barrier or a loop.
+An operation whose result is used once, in its own block, is printed inside the expression that uses it; any other one
+becomes a named constant. An expression that reads memory is never moved past a store, a barrier or a loop.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from mlxir.dialects.mlir import ir
 from mlxir.runtime.errors import CompileError
 
 SHORTEST = 12  # characters of index arithmetic that is printed again rather than named
-WIDEST = 70  # characters of an expression that is still printed inside another one
+WIDEST = 70  # characters of an expression that is still printed inside another one ...
+WIDEST_LAST = 100  # ... or as what a statement stores
 SLOTS = 8  # elements of scratch per thread that live in registers
 SHARED_BYTES = (32 - 1) << 10  # of threadgroup memory for scratch; the rest is for reductions
+_STATEMENTS = ("memref.store", "scf.yield", "scf.reduce", "func.return")
 _CONTRACTING = ("arith.addf", "arith.subf", "arith.mulf")
 
 
 class Memory(NamedTuple):
     """A buffer or scratch memory by its name in the shader.
 
-    `lane` is set where each thread keeps its own elements only, `rounds` says for how many iterations of a loop over the threads.
+    `lane` is set where each thread keeps only its own elements, those of `rounds` iterations of a loop over the threads.
     """
 
     name: str
@@ -41,7 +43,10 @@ class Memory(NamedTuple):
 
 
 class Body:
-    """Printer of one function. `group` is given where top-level iterations are threadgroups, `library` collects helper functions."""
+    """Printer of one function. `need` is told which helper functions it calls.
+
+    `group` is given where top-level iterations are threadgroups.
+    """
 
     def __init__(self, kernel: str, need: Callable[[str], None], group: GroupMemory | None = None):
         self.kernel, self.need, self.group = kernel, need, group
@@ -57,9 +62,11 @@ class Body:
         self._variables: list[str] = []  # loop variables in scope
         self._lanes = 0  # how many loops over threads we are in
         self._iv: ir.Value | None = None  # of the loop over threads that we are in
-        self._slot: str | None = None  # the variable that counts a thread's own iterations of it; None where there is one at most
+        self._slot: str | None = (
+            None  # the variable that counts a thread's own iterations of it; None where there is one at most
+        )
 
-    # -- lines and names ------------------------------------------------------------------------------------------------
+    # -- lines and names ----------------------------------------------------------------------------------------------
     def line(self, text: str) -> None:
         self.lines.append("  " * self.depth + text)
 
@@ -110,7 +117,7 @@ class Body:
             return
         if isinstance(value.type, ir.IndexType) and not e.loads and len(e.text) <= SHORTEST:
             return
-        if len(uses) == 1 and len(e.text) <= WIDEST:
+        if len(uses) == 1 and len(e.text) <= (WIDEST_LAST if uses[0].name in _STATEMENTS else WIDEST):
             if e.loads:
                 self._waiting[value] = None
             # Index arithmetic may move into a region.
@@ -193,7 +200,7 @@ class Body:
         return Expr(text, memory.type, 0, low, high, None, True)
 
     def _own_element(self, memory: Memory, lane: Lane, index: ir.Value, at: Expr) -> str:
-        """Element stride * j + offset + modulus * q of iteration j is the thread's own number stride * (rounds * q + round) + offset."""
+        """Element stride * j + offset + modulus * q of iteration j, the thread's own stride * (rounds * q + n) + offset."""
         if (memory.rounds, lane.stride, lane.modulus) == (1, 1, 0):
             return memory.name
         assert self._iv is not None
@@ -221,7 +228,12 @@ class Body:
     @staticmethod
     def _converted(e: Expr, type_: str) -> Expr:
         """For a store: integers of the same width convert by themselves."""
-        if e.type == type_ or {e.type, type_} in ({"int", "uint"}, {"long", "ulong"}, {"char", "uchar"}, {"short", "ushort"}):
+        if e.type == type_ or {e.type, type_} in (
+            {"int", "uint"},
+            {"long", "ulong"},
+            {"char", "uchar"},
+            {"short", "ushort"},
+        ):
             return e
         if e.value is not None and type_ in x.RANGE and type_ != "bool":
             low, high = x.RANGE[type_]
@@ -415,7 +427,7 @@ class Body:
                 with self.braces(f"for ({self._type_of(iv)} {name} = lid; {name} < {bound.text}; {name} += {threads})"):
                     yield
             return
-        # A constant number of rounds, so that a compiler can unroll the loop and keep the thread's own elements in registers.
+        # A constant number of rounds: a compiler can unroll the loop and keep the thread's own elements in registers.
         rounds = -(-bound.high // threads)
         with self.variable("ntu") as count, self.braces(f"for (uint {count} = 0; {count} < {rounds}; ++{count})"):
             with self.variable("jklmn") as name:
@@ -441,7 +453,9 @@ def storage_type(type_: ir.Type, where: str) -> str:
     if isinstance(type_, ir.IntegerType):
         return x.UNSIGNED[type_.width]
     if str(type_) not in FLOAT_TYPES:
-        raise CompileError(f"[metal] {where} stores {type_}, which Metal does not have; cast to float32, or use the CPU")
+        raise CompileError(
+            f"[metal] {where} stores {type_}, which Metal does not have; cast to float32, or use the CPU"
+        )
     return FLOAT_TYPES[str(type_)]
 
 
@@ -454,7 +468,11 @@ def bytes_of(type_: str) -> int:
 
 def may_contract(block: ir.Block) -> bool:
     """Whether all sums and products of floats in a function may become fused multiply-adds."""
-    flags = [str(o.attributes["fastmath"]) if "fastmath" in o.attributes else "" for o in walk(block) if o.name in _CONTRACTING]
+    flags = [
+        str(o.attributes["fastmath"]) if "fastmath" in o.attributes else ""
+        for o in walk(block)
+        if o.name in _CONTRACTING
+    ]
     return all("contract" in f or "fast>" in f for f in flags)
 
 

@@ -1,8 +1,9 @@
 """Expressions of the Metal Shading Language: text with its type, its precedence and, for integers, its bounds.
 
-The loops' integers are signless and wrap; C++ has signed and unsigned ones, and signed overflow is undefined. So an integer is printed in the
-smallest of uint, int, long and ulong that holds its bounds, arithmetic that may leave the bounds is done unsigned, and casts appear
-where an operation asks for the other interpretation of the bits. Index arithmetic thereby gets 32 bits wherever sizes permit.
+The loops' integers are signless and wrap; C++ has signed and unsigned ones, and signed overflow is undefined. So an
+integer is printed in the smallest of uint, int, long and ulong that holds its bounds, arithmetic that may leave the
+bounds is done unsigned, and casts appear where an operation asks for the other interpretation of the bits. Index
+arithmetic thereby gets 32 bits wherever sizes permit.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ TERNARY = 12
 
 @dataclass(frozen=True)
 class Expr:
-    """An expression. `level` is its precedence (0 binds strongest); `low` and `high` bound an integer; `value` is that of a literal;
-    `loads` says that it reads memory, so that it must not move past a store."""
+    """An expression. `level` is its precedence (0 binds strongest); `low` and `high` bound an integer; `value` is that of
+    a literal; `loads` says that it reads memory, so that it must not move past a store."""
 
     text: str
     type: str
@@ -59,7 +60,9 @@ def integer(value: int, type_: str = "int") -> Expr:
         text = "(-9223372036854775807l - 1l)"
     else:
         wide = abs(value) > RANGE["int"][1]
-        text = str(value) + ("" if not wide else "u" if 0 <= value <= RANGE["uint"][1] else "l" if value <= RANGE["long"][1] else "ul")
+        text = str(value) + (
+            "" if not wide else "u" if 0 <= value <= RANGE["uint"][1] else "l" if value <= RANGE["long"][1] else "ul"
+        )
     return Expr(text, type_, 1 if value < 0 else 0, value, value, value)
 
 
@@ -217,7 +220,9 @@ def divided(symbol: str, a: Expr, b: Expr) -> Expr:
     if a.value is not None and b.value is not None and b.value > 0 and a.value >= 0:
         return integer(low if symbol == "/" else a.value % b.value)
     type_ = common(a.low, a.high, a, b)
-    return infix(symbol, operand(a, type_), operand(b, type_), type_, max(low, RANGE[type_][0]), min(high, RANGE[type_][1]))
+    return infix(
+        symbol, operand(a, type_), operand(b, type_), type_, max(low, RANGE[type_][0]), min(high, RANGE[type_][1])
+    )
 
 
 def bitwise(symbol: str, a: Expr, b: Expr, bits: int) -> Expr:

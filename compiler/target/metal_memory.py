@@ -1,7 +1,8 @@
 """Which threads of a threadgroup share which memory: where scratch lives, and where barriers stand.
 
-A loop over the threads gives iteration j to thread j mod T, in every loop of a kernel. So memory that is only ever accessed at a position that
-belongs to j alone is one thread's own: it needs no barrier, and if the position depends on j only, it can live in the thread's registers.
+A loop over the threads gives iteration j to thread j mod T, in every loop of a kernel. So memory that is only ever
+accessed at a position that belongs to j alone is one thread's own: it needs no barrier, and if the position depends on j
+only, it can live in the thread's registers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Lane(NamedTuple):
 
 
 class Access(NamedTuple):
-    """One load or store of `memory`; `lane` is None where it is not known to belong to one iteration of the loop over threads."""
+    """One load or store of `memory`; `lane` is None if its position may belong to several iterations."""
 
     memory: ir.Value
     writes: bool
@@ -124,7 +125,9 @@ class GroupMemory:
     def __init__(self, block: ir.Block, threads: int):
         self.threads = threads
         self.number = block.arguments[0]
-        self.accesses: dict[ir.Operation, list[Access]] = {}  # leaf operations outside loops over threads, and those loops
+        self.accesses: dict[
+            ir.Operation, list[Access]
+        ] = {}  # leaf operations outside loops over threads, and those loops
         self.extents: dict[ir.Value, int] = {}  # of scratch: the largest loop over threads that accesses it
         self._collect(block)
         every = [a for found in self.accesses.values() for a in found]

@@ -1,7 +1,7 @@
-"""The operations of arith and math as expressions of the Metal Shading Language, and the functions that the language lacks.
+"""The operations of arith and math as expressions of the Metal Shading Language, and functions that the language lacks.
 
-Floats are float32 in registers. Transcendental functions are the language's `precise::` ones; erf, expm1 and log1p, which it lacks, are the
-polynomials of mathlib, printed from the same bodies that the CPU target compiles.
+Floats are float32 in registers. Transcendental functions are the language's `precise::` ones; erf, expm1 and log1p,
+which it lacks, are the polynomials of mathlib, printed from the same bodies that the CPU target compiles.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ inline float ramp(long i, float step, float step_error, float start, float start
 
 @dataclass(frozen=True)
 class Ramp:
-    """`i * step + start`, which the lowering computes in float64; Metal has none, `ramp` in HELPERS does it with float pairs."""
+    """`i * step + start`, which the lowering computes in float64; Metal has none, HELPERS["ramp"] uses pairs of floats."""
 
     i: Expr
     step: float
@@ -94,7 +94,9 @@ def float_type(type_: ir.Type, where: str) -> str:
     """`float`, `half` or `bfloat`; CompileError for float64."""
     found = FLOAT_TYPES.get(str(type_))
     if found is None:
-        raise CompileError(f"[metal] {where} computes in {type_}, which Metal does not have; cast to float32, or use the CPU")
+        raise CompileError(
+            f"[metal] {where} computes in {type_}, which Metal does not have; cast to float32, or use the CPU"
+        )
     return found
 
 

@@ -1,6 +1,7 @@
 """Reductions over the threads of a threadgroup, in two levels: within each SIMD-group, then over the groups' results.
 
-    v = simd_sum(v);  if (lane == 0) partial[simdgroup] = v;  barrier;  v = simd_sum(lane < simdgroups ? partial[lane] : 0);  barrier
+    v = simd_sum(v);  if (lane == 0) partial[simdgroup] = v;  barrier;
+    v = simd_sum(lane < simdgroups ? partial[lane] : 0);      barrier
 
 A threadgroup is one-dimensional and made of whole SIMD-groups of 32, so every lane takes part.
 """
@@ -70,7 +71,9 @@ class Combine(NamedTuple):
         if is_bool(start.type) and value is not None:
             value = bool(value)
         if value != self.neutral(start.type):
-            raise CompileError(f"[metal] {kernel}: a reduction by {self.operation.name} does not start from its neutral element")
+            raise CompileError(
+                f"[metal] {kernel}: a reduction by {self.operation.name} does not start from its neutral element"
+            )
 
 
 def combine_of(kernel: str, block: ir.Block) -> Combine:
@@ -92,7 +95,12 @@ def reduced_over_group(body: Any, combine: Combine, variable: Expr, type_: ir.Ty
         function = f"threadgroup_{name}" if kind in ("float", "bool") else f"threadgroup_{name}_{kind}"
         body.need(function)
         partial = body.partials.setdefault(kind, f"partial_{kind}" if kind != "float" else "partial")
-        whole = Expr(f"{function}({variable.text}, {partial}, {threads // SIMD}, lane, simdgroup)", kind, 0, *x.RANGE.get(kind, (0, 0)))
+        whole = Expr(
+            f"{function}({variable.text}, {partial}, {threads // SIMD}, lane, simdgroup)",
+            kind,
+            0,
+            *x.RANGE.get(kind, (0, 0)),
+        )
     if isinstance(type_, ir.IntegerType) and 1 < type_.width < 32 and name in ("sum", "product"):
         return x.cast(whole, x.UNSIGNED[type_.width])
     return whole

@@ -14,16 +14,17 @@ from mlxir.runtime.errors import ShapeError
 
 from .record import Aval, OpBuilder, Primitive
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA  # of the key schedule
 _WIDTHS = {1: uint8, 2: uint16, 4: uint32}
 
 
 def threefry(key0: Any, key1: Any, count0: Any, count1: Any, constant: Any) -> tuple[Any, Any]:
     """Twenty rounds on uint32 values of any kind that has + ^ << >> |; `constant(n)` makes such a value."""
-    keys = (key0, key1, key0 ^ key1 ^ constant(0x1BD11BDA))
+    keys = (key0, key1, key0 ^ key1 ^ constant(PARITY))
     v0, v1 = count0 + keys[0], count1 + keys[1]
     for i in range(5):
-        for r in _ROTATIONS[i % 2]:
+        for r in ROTATIONS[i % 2]:
             v0 = v0 + v1
             v1 = (v1 << constant(r)) | (v1 >> constant(32 - r))
             v1 = v1 ^ v0

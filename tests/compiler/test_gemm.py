@@ -1,7 +1,8 @@
 """Matmul kernels: lowered, compiled and run, against NumPy in float64.
 
-Every buffer, temporaries included, lies against an inaccessible page (behind it, then before it): an access out of bounds
-ends the process. Outputs and temporaries are filled with other bytes before each run: a value nobody wrote shows.
+Every buffer, temporaries included, lies against an inaccessible page (behind it, then before it): an access out of
+bounds ends the process. Outputs and temporaries are filled with other bytes before each run, so that a value which
+nobody wrote shows.
 """
 
 import ctypes
@@ -311,7 +312,8 @@ EPILOGUES = {
     "several": Epilogue(lambda e, z, row, full: (z, z + row, z * full), lambda z, row, full: [z, z + row, z * full]),
     "cast": Epilogue(lambda e, z, row, full: e.astype(z + row, dtype=float64), lambda z, row, full: [z + row]),
     "flat": Epilogue(
-        lambda e, z, row, full: e.reshape(z + row, shape=(math.prod(z.shape),)), lambda z, row, full: [(z + row).reshape(-1)]
+        lambda e, z, row, full: e.reshape(z + row, shape=(math.prod(z.shape),)),
+        lambda z, row, full: [(z + row).reshape(-1)],
     ),
     "rows first": Epilogue(
         lambda e, z, row, full: e.reshape(
@@ -320,9 +322,12 @@ EPILOGUES = {
         lambda z, row, full: [(z + row).transpose(1, 0, 2).reshape(z.shape[1], -1)],
     ),
     "columns first": Epilogue(
-        lambda e, z, row, full: e.transpose(z * full, axes=(2, 0, 1)), lambda z, row, full: [(z * full).transpose(2, 0, 1)]
+        lambda e, z, row, full: e.transpose(z * full, axes=(2, 0, 1)),
+        lambda z, row, full: [(z * full).transpose(2, 0, 1)],
     ),
-    "row sums": Epilogue(lambda e, z, row, full: (e.sum(z, axes=(2,)), z + row), lambda z, row, full: [z.sum(2), z + row]),
+    "row sums": Epilogue(
+        lambda e, z, row, full: (e.sum(z, axes=(2,)), z + row), lambda z, row, full: [z.sum(2), z + row]
+    ),
 }
 ELSEWHERE = {"row sums"}  # needs the product at other indices, so the product lies in a temporary
 
@@ -351,7 +356,8 @@ def test_epilogues(name, shape):
 def test_epilogue_of_narrow_types():
     """float16 operands and bias: sums and what follows in float32, rounded once at the end."""
     a, b, row = random(1, (30, 64), float16), random(2, (64, 80), float16), random(3, (80,), float16)
-    kernel = Kernel(lambda e, x, y, r: e.matmul(x, y, ta=False, tb=False) + r, [Aval(x.shape, float16) for x in (a, b, row)])
+    avals = [Aval(x.shape, float16) for x in (a, b, row)]
+    kernel = Kernel(lambda e, x, y, r: e.matmul(x, y, ta=False, tb=False) + r, avals)
     (got,) = run(kernel, (a, b, row))
     exact, magnitude = product(a, b)
     check(got, exact + wide(row), magnitude + 1, 64, float16)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from metal.verifier import MetalLibrary, Report
 
+from mlxir.compiler import graph
 from mlxir.compiler.cache import library_step
 from mlxir.compiler.pipeline import compile_metal
 from mlxir.compiler.program import Program
@@ -22,11 +23,19 @@ from mlxir.runtime import dtypes
 _KERNEL = re.compile(r"kernel void (\w+)\(")
 
 
+def traced(fn: Callable, *arrays: np.ndarray) -> tuple[Program, list[np.ndarray]]:
+    """`fn(m, *handles)` as a program, `m` being the builder of records; and the arguments of its parameters."""
+    builder = graph.GraphBuilder()
+    outputs = fn(builder, *[builder.handle(graph.constant(a)) for a in arrays])
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    piece = graph.cut([o.value for o in outputs])
+    return piece.program, [v.buffer.numpy() for v in piece.parameters]
+
+
 @dataclass
 class Shaders:
     """Programs compiled to Metal, in one library."""
 
-    source: str
     schedules: list[dict[str, Any]]
     library: MetalLibrary | None  # None where no program has a kernel
 
@@ -39,36 +48,45 @@ class Shaders:
             head, *parts = text.strip().split("\n\n")
             blocks.update({_KERNEL.sub(rf"kernel void p{n}_\1(", part): None for part in parts})
             schedules.append(_renamed(schedule, f"p{n}_"))
-        source = "\n\n".join([head, *[b for b in blocks if "kernel void" not in b], *[b for b in blocks if "kernel void" in b]])
-        return Shaders(source, schedules, MetalLibrary(source) if "kernel void" in source else None)
+        helpers, kernels = ([b for b in blocks if bool(_KERNEL.search(b)) is found] for found in (False, True))
+        return Shaders(schedules, MetalLibrary("\n\n".join([head, *helpers, *kernels])) if kernels else None)
 
     def run(self, number: int, arguments: Sequence[np.ndarray], order: int) -> tuple[list[np.ndarray], list[Report]]:
-        """The outputs of program `number` and what the checker found in each of its kernels."""
-        schedule, reports = self.schedules[number], []
-        inputs = [np.array(a) for a in arguments]
-        results = [_unwritten(s) for s in schedule["results"]]
-        arena = np.full(schedule["arena"], 0xAA, np.uint8)
+        """The outputs of program `number`, and what the checker found in each of its kernels."""
+        return run_schedule(self.schedules[number], self.library, arguments, order)
 
-        def view(place: dict[str, Any]) -> np.ndarray:
-            if place["kind"] == "arena":
-                raw = arena[place["at"] : place["at"] + place["bytes"]]
-                return raw.view(_numpy(place)).reshape(place["shape"])
-            return (inputs if place["kind"] == "parameter" else results)[place["at"]]
 
-        for step in schedule["steps"]:
-            if "library" in step:
-                attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in step["attrs"].items()}
-                specs = [(tuple(r["shape"]), dtypes.from_name(r["dtype"])) for r in step["results"]]
-                values = library_step(step["library"], attrs, [view(o) for o in step["operands"]], specs)
-                for place, value in zip(step["results"], values, strict=True):
-                    view(place)[...] = value
-                continue
-            assert self.library is not None
-            buffers = {b["index"]: _bound(view(b)) for b in step["buffers"]}
-            grid, size = step["grid"], step["threadgroup"]
-            whole = step["dispatch"] == "threadgroups"
-            reports.append(self.library.run(step["kernel"], buffers, grid, size, order=order, in_threadgroups=whole, strict=False))
-        return [inputs[i] if i < len(inputs) else results[i - len(inputs)] for i in schedule["outputs"]], reports
+def run_schedule(
+    schedule: dict[str, Any], library: MetalLibrary | None, arguments: Sequence[np.ndarray], order: int
+) -> tuple[list[np.ndarray], list[Report]]:
+    """Execute the steps of a schedule; outputs, and a report per kernel."""
+    inputs, reports = [np.array(a) for a in arguments], []
+    results = [_unwritten(s) for s in schedule["results"]]
+    arena = np.full(schedule["arena"], 0xAA, np.uint8)
+
+    def view(place: dict[str, Any]) -> np.ndarray:
+        if place["kind"] == "arena":
+            raw = arena[place["at"] : place["at"] + place["bytes"]]
+            return raw.view(_numpy(place)).reshape(place["shape"])
+        return (inputs if place["kind"] == "parameter" else results)[place["at"]]
+
+    for step in schedule["steps"]:
+        if "library" in step:
+            attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in step["attrs"].items()}
+            specs = [(tuple(r["shape"]), dtypes.from_name(r["dtype"])) for r in step["results"]]
+            values = library_step(step["library"], attrs, [view(o) for o in step["operands"]], specs)
+            for place, value in zip(step["results"], values, strict=True):
+                view(place)[...] = value
+            continue
+        assert library is not None
+        buffers = {b["index"]: _bound(view(b)) for b in step["buffers"]}
+        groups = step["dispatch"] == "threadgroups"
+        reports.append(
+            library.run(
+                step["kernel"], buffers, step["grid"], step["threadgroup"], order=order, in_threadgroups=groups, strict=False
+            )
+        )  # fmt: skip
+    return [inputs[i] if i < len(inputs) else results[i - len(inputs)] for i in schedule["outputs"]], reports
 
 
 def _renamed(schedule: dict[str, Any], prefix: str) -> dict[str, Any]:
