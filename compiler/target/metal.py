@@ -1,7 +1,7 @@
 """The Metal target: loops -> Metal Shading Language, and a schedule that says how to run it.
 
     func.func @softmax(%x, %out) { scf.parallel (%row) = 0 to 64 { scf.parallel (%j) ... } }
-      -> kernel void softmax(device const float* in0, device float* out0, uint group [[threadgroup_position_in_grid]], ..)
+      -> kernel void softmax(device const float* in0, device float* out0, uint group [[threadgroup_...]], ...)
 
 The text is MSL 3.1 and relies on IEEE arithmetic: it is to be compiled with fast math off (MTLMathModeSafe).
 A schedule is a dict that JSON can hold:
@@ -42,7 +42,7 @@ from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Place, Plan
 from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
-from mlxir.compiler.target.metal_body import Body, Memory, bytes_of, may_contract
+from mlxir.compiler.target.metal_body import Body, Memory, bytes_of
 from mlxir.compiler.target.metal_expr import Expr
 from mlxir.compiler.target.metal_memory import (
     GroupMemory,
@@ -66,6 +66,8 @@ PER_THREAD = 4  # elements of a row that one thread takes
 FEW = 16  # a loop of so few iterations is not worth a threadgroup ...
 MANY = 256  # ... if there are so many of them
 OWN_BYTES = 1 << 10  # of scratch that a single thread may have
+# Sums and products are rounded one by one, as on the CPU.
+HEAD = "#include <metal_stdlib>\nusing namespace metal;\n#pragma METAL fp contract(off)"
 _TYPES = {bool_: "uchar", float16: "half", bfloat16: "bfloat", float32: "float", complex64: "float"}
 
 
@@ -79,8 +81,8 @@ class MetalCode(NamedTuple):
 class Mapping(NamedTuple):
     """How a kernel's top-level iterations become threads.
 
-    "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup each,
-    whose threads share the iterations of the loops inside.
+    "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup
+    each, whose threads share the iterations of the loops inside.
     """
 
     form: str
@@ -197,8 +199,7 @@ class _Shaders:
         self.kernels: list[str] = []
 
     def text(self) -> str:
-        head = "#include <metal_stdlib>\nusing namespace metal;"
-        return "\n\n".join([head, *self.helpers.values(), *self.kernels]) + "\n"
+        return "\n\n".join([HEAD, *self.helpers.values(), *self.kernels]) + "\n"
 
     def need(self, name: str) -> None:
         """Add a helper function, after those that it calls."""
@@ -226,8 +227,6 @@ class _Shaders:
             body.env[argument] = Expr(parameter, "float")
         result = body.use(body.run(block).operands[0])
         lines = [*body.lines, f"  return {result.text};"]
-        if not may_contract(block):
-            lines.insert(0, CONTRACT_OFF)
         signature = ", ".join(f"float {p}" for p in parameters)
         summary = (getattr(mathlib, function).__doc__ or "").split("\n")[0].split(":")[0].rstrip(".")
         return "\n".join([f"// {summary}.", f"inline float {name}({signature}) {{", *lines, "}"])
@@ -263,9 +262,8 @@ class _Shaders:
         parameters += _positions(mapping, body)
         attribute = f"[[max_total_threads_per_threadgroup({mapping.threadgroup[0]})]]\n" if group is not None else ""
         declared = [f"threadgroup {t} {n}[{mapping.threadgroup[0] // SIMD}];" for t, n in body.partials.items()]
-        pragma = [] if may_contract(block) else [CONTRACT_OFF]
         head = [*origin, f"{attribute}kernel void {step.name}(", *[f"    {p}" for p in parameters]]
-        self.kernels.append("\n".join([*head, *pragma, *[f"  {d}" for d in declared], *body.lines, "}"]))
+        self.kernels.append("\n".join([*head, *[f"  {d}" for d in declared], *body.lines, "}"]))
         return _Printed(mapping, bindings)
 
     @staticmethod
@@ -288,9 +286,6 @@ class _Shaders:
                 body.run(columns)
             elif operation.name != "scf.reduce":
                 body.visit(operation)
-
-
-CONTRACT_OFF = "#pragma METAL fp contract(off)"
 
 
 def _variable(name: str, extent: int) -> Expr:

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 from mlxir.compiler.target import metal_expr as x
 from mlxir.compiler.target.metal_expr import Expr
 from mlxir.compiler.target.metal_memory import Barrier, GroupMemory, Lane, constant_of, position_of, upper_bound, walk
-from mlxir.compiler.target.metal_ops import FLOAT_TYPES, Operations, Ramp, bits_of, is_bool
-from mlxir.compiler.target.metal_reduce import Combine, combine_of, reduced_over_group
+from mlxir.compiler.target.metal_ops import Operations, Ramp, bits_of, float_type, is_bool
+from mlxir.compiler.target.metal_reduce import SIMD, Combine, combine_of, is_helper, simd_function, threadgroup_function
 from mlxir.dialects.mlir import ir
-from mlxir.runtime.errors import CompileError
 
 SHORTEST = 12  # characters of index arithmetic that is printed again rather than named
 WIDEST = 70  # characters of an expression that is still printed inside another one ...
@@ -26,13 +25,12 @@ WIDEST_LAST = 100  # ... or as what a statement stores
 SLOTS = 8  # elements of scratch per thread that live in registers
 SHARED_BYTES = (32 - 1) << 10  # of threadgroup memory for scratch; the rest is for reductions
 _STATEMENTS = ("memref.store", "scf.yield", "scf.reduce", "func.return")
-_CONTRACTING = ("arith.addf", "arith.subf", "arith.mulf")
 
 
 class Memory(NamedTuple):
     """A buffer or scratch memory by its name in the shader.
 
-    `lane` is set where each thread keeps only its own elements, those of `rounds` iterations of a loop over the threads.
+    `lane` is set where each thread keeps only its own elements: those of `rounds` iterations of a loop over threads.
     """
 
     name: str
@@ -200,7 +198,7 @@ class Body:
         return Expr(text, memory.type, 0, low, high, None, True)
 
     def _own_element(self, memory: Memory, lane: Lane, index: ir.Value, at: Expr) -> str:
-        """Element stride * j + offset + modulus * q of iteration j, the thread's own stride * (rounds * q + n) + offset."""
+        """Element stride * j + offset + modulus * q of iteration j: the thread's stride * (rounds * q + n) + offset."""
         if (memory.rounds, lane.stride, lane.modulus) == (1, 1, 0):
             return memory.name
         assert self._iv is not None
@@ -293,15 +291,10 @@ class Body:
         if is_bool(value.type):
             return "bool"
         if not isinstance(value.type, (ir.IntegerType, ir.IndexType)):
-            return self._float(value.type)
+            return float_type(value.type, self.kernel)
         bits = max(bits_of(value.type), 32)
         signs = {s.type for s in sources if s.value is None}
         return x.SIGNED[bits] if signs and signs <= {"char", "short", "int", "long"} else x.UNSIGNED[bits]
-
-    def _float(self, type_: ir.Type) -> str:
-        if str(type_) not in FLOAT_TYPES:
-            raise CompileError(f"[metal] {self.kernel} computes in {type_}, which Metal does not have")
-        return FLOAT_TYPES[str(type_)]
 
     # -- loops --------------------------------------------------------------------------------------------------------
     def _bound(self, value: ir.Value) -> Expr:
@@ -388,8 +381,7 @@ class Body:
         self._lanes -= 1
         for variable, result, combine in zip(variables, operation.results, combines, strict=True):
             if over_threads:
-                whole = reduced_over_group(self, combine, variable, result.type)
-                self.line(f"{variable.text} = {whole.text};")
+                self.line(f"{variable.text} = {self._over_group(combine, variable, result.type).text};")
 
     def _accumulate(self, variable: Expr, value: Expr, combine: Combine) -> None:
         block = combine.block
@@ -399,6 +391,23 @@ class Body:
         self.flush()
         symbol = {"arith.addf": "+", "arith.mulf": "*"}.get(combine.operation.name)
         self.line(f"{variable.text} {symbol}= {value.text};" if symbol else _assignment(variable.text, e))
+
+    def _over_group(self, combine: Combine, variable: Expr, type_: ir.Type) -> Expr:
+        """The value over all threads of the group; all of them get it."""
+        assert self.group is not None
+        kind, simdgroups = variable.type, self.group.threads // SIMD
+        if simdgroups == 1:
+            function, more = simd_function(combine.name, kind), []
+        else:
+            function = threadgroup_function(combine.name, kind)
+            partial = self.partials.setdefault(kind, "partial" if kind == "float" else f"partial_{kind}")
+            more = [Expr(t, "") for t in (partial, str(simdgroups), "lane", "simdgroup")]
+        if is_helper(function):
+            self.need(function)
+        whole = x.call(function, variable, *more, type_=kind)
+        if combine.name in ("sum", "product") and isinstance(type_, ir.IntegerType) and type_.width < 32:
+            return x.cast(whole, x.UNSIGNED[type_.width])
+        return whole
 
     @contextmanager
     def _one_by_one(self, block: ir.Block, bound: Expr) -> Iterator[None]:
@@ -429,17 +438,20 @@ class Body:
             return
         # A constant number of rounds: a compiler can unroll the loop and keep the thread's own elements in registers.
         rounds = -(-bound.high // threads)
-        with self.variable("ntu") as count, self.braces(f"for (uint {count} = 0; {count} < {rounds}; ++{count})"):
-            with self.variable("jklmn") as name:
-                self._bind(iv, name, bound)
-                self.line(f"const {self._type_of(iv)} {name} = lid + {count} * {threads};")
-                outside, self._slot = self._slot, count
-                if bound.value is not None and bound.value % threads == 0:
+        with (
+            self.variable("ntu") as count,
+            self.braces(f"for (uint {count} = 0; {count} < {rounds}; ++{count})"),
+            self.variable("jklmn") as name,
+        ):
+            self._bind(iv, name, bound)
+            self.line(f"const {self._type_of(iv)} {name} = lid + {count} * {threads};")
+            self._slot = count
+            if bound.value is not None and bound.value % threads == 0:
+                yield
+            else:
+                with self.braces(f"if ({name} < {bound.text})"):
                     yield
-                else:
-                    with self.braces(f"if ({name} < {bound.text})"):
-                        yield
-                self._slot = outside
+            self._slot = None
 
     def _in_registers(self, operation: ir.Operation) -> bool:
         if operation.name not in ("memref.load", "memref.store"):
@@ -452,11 +464,7 @@ def storage_type(type_: ir.Type, where: str) -> str:
     """The C++ type of an element in memory."""
     if isinstance(type_, ir.IntegerType):
         return x.UNSIGNED[type_.width]
-    if str(type_) not in FLOAT_TYPES:
-        raise CompileError(
-            f"[metal] {where} stores {type_}, which Metal does not have; cast to float32, or use the CPU"
-        )
-    return FLOAT_TYPES[str(type_)]
+    return float_type(type_, where)
 
 
 def bytes_of(type_: str) -> int:
@@ -464,16 +472,6 @@ def bytes_of(type_: str) -> int:
     return {"half": 2, "bfloat": 2, "float": 4, "bool": 1}.get(type_) or next(
         bits // 8 for bits in x.SIGNED if type_ in (x.SIGNED[bits], x.UNSIGNED[bits])
     )
-
-
-def may_contract(block: ir.Block) -> bool:
-    """Whether all sums and products of floats in a function may become fused multiply-adds."""
-    flags = [
-        str(o.attributes["fastmath"]) if "fastmath" in o.attributes else ""
-        for o in walk(block)
-        if o.name in _CONTRACTING
-    ]
-    return all("contract" in f or "fast>" in f for f in flags)
 
 
 def _assignment(name: str, e: Expr) -> str:

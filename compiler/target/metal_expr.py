@@ -33,8 +33,11 @@ TERNARY = 12
 
 @dataclass(frozen=True)
 class Expr:
-    """An expression. `level` is its precedence (0 binds strongest); `low` and `high` bound an integer; `value` is that of
-    a literal; `loads` says that it reads memory, so that it must not move past a store."""
+    """An expression.
+
+    `level` is its precedence (0 binds strongest); `low` and `high` bound an integer; `value` is that of a literal;
+    `loads` says that it reads memory, so that it must not move past a store.
+    """
 
     text: str
     type: str
@@ -115,8 +118,18 @@ def operand(x: Expr, type_: str) -> Expr:
     return cast(x, type_)
 
 
+def both(a: Expr, b: Expr, type_: str) -> tuple[Expr, Expr]:
+    """Both as operands of one operator; beside a long, C++ widens anything smaller by itself."""
+    beside_long = type_ == "long" and "long" in (a.type, b.type)
+
+    def converted(e: Expr) -> Expr:
+        return e if beside_long and e.value is None and e.type not in ("bool", "ulong") else operand(e, type_)
+
+    return converted(a), converted(b)
+
+
 def common(low: int, high: int, *operands: Expr) -> str:
-    """The type to compute in: one that an operand has already, else the smallest, that holds the bounds and the operands."""
+    """The type to compute in: one that holds the bounds and the operands; an operand's own or else the smallest."""
     low, high = min(low, *[o.low for o in operands]), max(high, *[o.high for o in operands])
     present = [o.type for o in operands if o.value is None and o.type in _COMPUTED]
     for type_ in (*present, *_COMPUTED):
@@ -197,7 +210,7 @@ def arithmetic(symbol: str, a: Expr, b: Expr, bits: int) -> Expr:
         return a
     if any(RANGE[t[bits]][0] <= low and high <= RANGE[t[bits]][1] for t in (SIGNED, UNSIGNED)):
         type_ = common(low, high, a, b)
-        return infix(symbol, operand(a, type_), operand(b, type_), type_, low, high)
+        return infix(symbol, *both(a, b, type_), type_, low, high)
     type_ = "ulong" if bits == 64 else "uint"
     wide = infix(symbol, _modular(a, type_), _modular(b, type_), type_, *RANGE[type_])
     return wide if bits >= 32 else cast(wide, UNSIGNED[bits])
@@ -236,7 +249,7 @@ def bitwise(symbol: str, a: Expr, b: Expr, bits: int) -> Expr:
         return flipped if bits >= 32 else cast(flipped, UNSIGNED[bits])
     high = min(a.high, b.high) if symbol == "&" else (1 << max(a.high.bit_length(), b.high.bit_length())) - 1
     type_ = common(0, high, a, b)
-    return infix(symbol, operand(a, type_), operand(b, type_), type_, 0, high)
+    return infix(symbol, *both(a, b, type_), type_, 0, high)
 
 
 def shifted(symbol: str, a: Expr, count: Expr, bits: int) -> Expr:
@@ -254,7 +267,7 @@ def shifted(symbol: str, a: Expr, count: Expr, bits: int) -> Expr:
 def compared(symbol: str, a: Expr, b: Expr) -> Expr:
     """A comparison of integers that have the values it means."""
     type_ = common(a.low, a.high, a, b)
-    return infix(symbol, operand(a, type_), operand(b, type_), "bool", 0, 1)
+    return infix(symbol, *both(a, b, type_), "bool", 0, 1)
 
 
 def extremum(name: str, a: Expr, b: Expr) -> Expr:

@@ -1,8 +1,8 @@
 """Which threads of a threadgroup share which memory: where scratch lives, and where barriers stand.
 
 A loop over the threads gives iteration j to thread j mod T, in every loop of a kernel. So memory that is only ever
-accessed at a position that belongs to j alone is one thread's own: it needs no barrier, and if the position depends on j
-only, it can live in the thread's registers.
+accessed at a position that belongs to j alone is one thread's own: it needs no barrier, and if the position depends on
+j only, it can live in the thread's registers.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def position_of(value: ir.Value, iv: ir.Value, group: ir.Value | None = None) ->
 
 
 class GroupMemory:
-    """The memory of one kernel whose top-level iterations are threadgroups; `block` is the body of its top-level loop."""
+    """The memory of a kernel whose top-level iterations are threadgroups; `block` is the body of its top-level loop."""
 
     def __init__(self, block: ir.Block, threads: int):
         self.threads = threads

@@ -21,13 +21,13 @@ FLOAT_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float"}
 MATHLIB = {"erf": 1, "expm1": 1, "log1p": 1}
 """Functions of mathlib that Metal has no equivalent of, with their number of arguments."""
 
-_PRECISE = {
-    "exp": "exp", "exp2": "exp2", "log": "log", "log2": "log2", "log10": "log10", "sqrt": "sqrt", "sin": "sin", "cos": "cos",
-    "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "atan2": "atan2", "sinh": "sinh", "cosh": "cosh",
-    "tanh": "tanh", "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "powf": "pow",
-}  # fmt: skip
+_PRECISE = {name: name for name in (
+    "exp", "exp2", "log", "log2", "log10", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh",
+    "tanh", "asinh", "acosh", "atanh",
+)} | {"powf": "pow"}  # fmt: skip
 _EXACT = {
-    "absf": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "roundeven": "rint", "fma": "fma", "copysign": "copysign",
+    "absf": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "roundeven": "rint", "fma": "fma",
+    "copysign": "copysign",
 }  # fmt: skip
 _FLOAT_COMPARE = {1: "==", 2: ">", 3: ">=", 4: "<", 5: "<=", 13: "!="}
 _INT_COMPARE = {
@@ -60,7 +60,6 @@ inline ulong to_ulong(float v) {
     "ramp": """\
 // start + i * step, rounded once: products and sums are pairs of floats, the second one the error of the first.
 inline float ramp(long i, float step, float step_error, float start, float start_error) {
-#pragma METAL fp contract(off)
   const float n = float(i);
   const float product = n * step;
   const float product_error = fma(n, step, -product) + (n * step_error + float(i - long(n)) * step);
@@ -74,7 +73,7 @@ inline float ramp(long i, float step, float step_error, float start, float start
 
 @dataclass(frozen=True)
 class Ramp:
-    """`i * step + start`, which the lowering computes in float64; Metal has none, HELPERS["ramp"] uses pairs of floats."""
+    """`i * step + start`, which the lowering computes in float64; Metal has none, and adds pairs of floats."""
 
     i: Expr
     step: float
@@ -101,7 +100,7 @@ def float_type(type_: ir.Type, where: str) -> str:
 
 
 class Operations:
-    """Translates operations of one kernel. `need` is told the name of every helper function that an expression calls."""
+    """Translates operations of one kernel. `need` is told which helper functions the expressions call."""
 
     def __init__(self, kernel: str, need: Callable[[str], None]):
         self.kernel, self.need = kernel, need

@@ -12,7 +12,6 @@ import math
 from typing import Any, NamedTuple
 
 from mlxir.compiler.target import metal_expr as x
-from mlxir.compiler.target.metal_expr import Expr
 from mlxir.compiler.target.metal_memory import walk
 from mlxir.compiler.target.metal_ops import FLOAT_TYPES, bits_of, is_bool
 from mlxir.dialects.mlir import ir
@@ -85,39 +84,21 @@ def combine_of(kernel: str, block: ir.Block) -> Combine:
     return Combine(_BOOLEAN.get(name, _NAMES[name]) if boolean else _NAMES[name], operations[0], block)
 
 
-def reduced_over_group(body: Any, combine: Combine, variable: Expr, type_: ir.Type) -> Expr:
-    """The value over all threads; all of them get it."""
-    threads = body.group.threads
-    name, kind = combine.name, variable.type
-    if threads <= SIMD:
-        whole = x.call(_simd_function(body, name, kind), variable, type_=kind)
-    else:
-        function = f"threadgroup_{name}" if kind in ("float", "bool") else f"threadgroup_{name}_{kind}"
-        body.need(function)
-        partial = body.partials.setdefault(kind, f"partial_{kind}" if kind != "float" else "partial")
-        whole = Expr(
-            f"{function}({variable.text}, {partial}, {threads // SIMD}, lane, simdgroup)",
-            kind,
-            0,
-            *x.RANGE.get(kind, (0, 0)),
-        )
-    if isinstance(type_, ir.IntegerType) and 1 < type_.width < 32 and name in ("sum", "product"):
-        return x.cast(whole, x.UNSIGNED[type_.width])
-    return whole
-
-
-def _simd_function(body: Any, name: str, kind: str) -> str:
-    function = simd_function(name, kind)
-    if function in EXTRA or kind in ("long", "ulong"):
-        body.need(function)
-    return function
-
-
 def simd_function(name: str, kind: str) -> str:
-    """The function that reduces over a SIMD-group; those of 64-bit integers and of NaN-propagating extrema are helpers."""
+    """The function that reduces over a SIMD-group: Metal's own, or a helper."""
     if kind == "bool":
         return {"and": "simd_all", "or": "simd_any"}[name]
     return f"simd_{name}_{kind}" if kind in ("long", "ulong") else f"simd_{name}"
+
+
+def threadgroup_function(name: str, kind: str) -> str:
+    """The helper that reduces over a threadgroup."""
+    return f"threadgroup_{name}" if kind in ("float", "bool") else f"threadgroup_{name}_{kind}"
+
+
+def is_helper(function: str) -> bool:
+    """Whether a reduction function is not Metal's own: 64-bit integers, and extrema that a NaN wins."""
+    return function in EXTRA or not function.startswith("simd_") or function.endswith("long")
 
 
 EXTRA = {
@@ -148,7 +129,7 @@ inline {kind} {name}({kind} v, threadgroup {kind}* partial, uint simdgroups, uin
   threadgroup_barrier(mem_flags::mem_threadgroup);
   return v;
 }}"""
-    return text, [inner] if inner in EXTRA or kind in ("long", "ulong") else []
+    return text, [inner] if is_helper(inner) else []
 
 
 def _simd_helper(name: str, operation: str, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs what the Metal target makes: several programs' shaders in one library, schedules executed step by step in emulation.
+"""Runs what the Metal target makes: shaders of several programs in one library, schedules step by step in emulation.
 
 Every buffer that a kernel writes is filled with 0xAA bytes before, so a value that is never written shows.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,26 +35,33 @@ def traced(fn: Callable, *arrays: np.ndarray) -> tuple[Program, list[np.ndarray]
 
 @dataclass
 class Shaders:
-    """Programs compiled to Metal, in one library."""
+    """Programs compiled to Metal, with the library that holds the kernels of each: None where it has no kernel."""
 
     schedules: list[dict[str, Any]]
-    library: MetalLibrary | None  # None where no program has a kernel
+    libraries: list[MetalLibrary | None]
 
     @staticmethod
-    def compile(programs: Sequence[Program]) -> Shaders:
-        """Compile all programs; kernels are renamed after the number of their program, helper functions that they share kept once."""
-        head, blocks, schedules = "", {}, []
+    def compile(programs: Sequence[Program], batch: int = 50) -> Shaders:
+        """Compile all programs, so many to a library. Kernels are renamed after the number of their program."""
+        texts, schedules = [], []
         for n, program in enumerate(programs):
             text, schedule = compile_metal(program)
-            head, *parts = text.strip().split("\n\n")
-            blocks.update({_KERNEL.sub(rf"kernel void p{n}_\1(", part): None for part in parts})
+            texts.append(_KERNEL.sub(rf"kernel void p{n}_\1(", text))
             schedules.append(_renamed(schedule, f"p{n}_"))
-        helpers, kernels = ([b for b in blocks if bool(_KERNEL.search(b)) is found] for found in (False, True))
-        return Shaders(schedules, MetalLibrary("\n\n".join([head, *helpers, *kernels])) if kernels else None)
+        sources = [_merged(texts[n : n + batch]) for n in range(0, len(texts), batch)]
+        with ThreadPoolExecutor(2) as pool:
+            built = list(pool.map(lambda source: MetalLibrary(source) if _KERNEL.search(source) else None, sources))
+        return Shaders(schedules, [built[n // batch] for n in range(len(texts))])
 
     def run(self, number: int, arguments: Sequence[np.ndarray], order: int) -> tuple[list[np.ndarray], list[Report]]:
         """The outputs of program `number`, and what the checker found in each of its kernels."""
-        return run_schedule(self.schedules[number], self.library, arguments, order)
+        return run_schedule(self.schedules[number], self.libraries[number], arguments, order)
+
+
+def _merged(texts: Sequence[str]) -> str:
+    """Several sources as one: the head and helper functions that they share stand there once."""
+    blocks = dict.fromkeys(block for text in texts for block in text.strip().split("\n\n"))
+    return "\n\n".join(sorted(blocks, key=lambda block: _KERNEL.search(block) is not None)) + "\n"
 
 
 def run_schedule(
@@ -81,11 +89,10 @@ def run_schedule(
         assert library is not None
         buffers = {b["index"]: _bound(view(b)) for b in step["buffers"]}
         groups = step["dispatch"] == "threadgroups"
+        grid, threadgroup = step["grid"], step["threadgroup"]
         reports.append(
-            library.run(
-                step["kernel"], buffers, step["grid"], step["threadgroup"], order=order, in_threadgroups=groups, strict=False
-            )
-        )  # fmt: skip
+            library.run(step["kernel"], buffers, grid, threadgroup, order=order, in_threadgroups=groups, strict=False)
+        )
     return [inputs[i] if i < len(inputs) else results[i - len(inputs)] for i in schedule["outputs"]], reports
 
 

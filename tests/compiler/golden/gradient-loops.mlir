@@ -14,16 +14,16 @@ module {
           %4 = arith.addi %3, %arg7 : index
           %5 = memref.load %arg0[%4] : memref<32xf32>
           %6 = memref.load %arg1[%arg7] : memref<8xf32>
-          %7 = arith.mulf %5, %6 fastmath<contract> : f32
+          %7 = arith.mulf %5, %6 : f32
           %8 = math.tanh %7 : f32
           memref.store %8, %alloca[%4] : memref<32xf32>
           scf.reduce(%8 : f32) {
           ^bb0(%arg8: f32, %arg9: f32):
-            %9 = arith.addf %arg8, %arg9 fastmath<reassoc,contract> : f32
+            %9 = arith.addf %arg8, %arg9 fastmath<reassoc> : f32
             scf.reduce.return %9 : f32
           }
         }
-        %2 = arith.addf %arg6, %1 fastmath<reassoc,contract> : f32
+        %2 = arith.addf %arg6, %1 fastmath<reassoc> : f32
         scf.yield %2 : f32
       }
       memref.store %0, %arg3[%c0] : memref<1xf32>
@@ -73,39 +73,39 @@ module {
           %11 = arith.muli %3, %c8 : index
           %12 = arith.addi %11, %10 : index
           %13 = memref.load %arg0[%12] : memref<32xf32>
-          %14 = arith.mulf %13, %13 fastmath<contract> : f32
-          %15 = arith.subf %cst, %14 fastmath<contract> : f32
+          %14 = arith.mulf %13, %13 : f32
+          %15 = arith.subf %cst, %14 : f32
           %16 = memref.load %arg1[%12] : memref<32xf32>
-          %17 = arith.mulf %15, %16 fastmath<contract> : f32
+          %17 = arith.mulf %15, %16 : f32
           %cst_0 = arith.constant 1.000000e+00 : f32
           %18 = arith.muli %5, %c8 : index
           %19 = arith.addi %18, %10 : index
           %20 = memref.load %arg0[%19] : memref<32xf32>
-          %21 = arith.mulf %20, %20 fastmath<contract> : f32
-          %22 = arith.subf %cst_0, %21 fastmath<contract> : f32
+          %21 = arith.mulf %20, %20 : f32
+          %22 = arith.subf %cst_0, %21 : f32
           %23 = memref.load %arg1[%19] : memref<32xf32>
-          %24 = arith.mulf %22, %23 fastmath<contract> : f32
-          %25 = arith.addf %17, %24 fastmath<reassoc,contract> : f32
+          %24 = arith.mulf %22, %23 : f32
+          %25 = arith.addf %17, %24 fastmath<reassoc> : f32
           %cst_1 = arith.constant 1.000000e+00 : f32
           %26 = arith.muli %7, %c8 : index
           %27 = arith.addi %26, %10 : index
           %28 = memref.load %arg0[%27] : memref<32xf32>
-          %29 = arith.mulf %28, %28 fastmath<contract> : f32
-          %30 = arith.subf %cst_1, %29 fastmath<contract> : f32
+          %29 = arith.mulf %28, %28 : f32
+          %30 = arith.subf %cst_1, %29 : f32
           %31 = memref.load %arg1[%27] : memref<32xf32>
-          %32 = arith.mulf %30, %31 fastmath<contract> : f32
-          %33 = arith.addf %25, %32 fastmath<reassoc,contract> : f32
+          %32 = arith.mulf %30, %31 : f32
+          %33 = arith.addf %25, %32 fastmath<reassoc> : f32
           %cst_2 = arith.constant 1.000000e+00 : f32
           %34 = arith.muli %9, %c8 : index
           %35 = arith.addi %34, %10 : index
           %36 = memref.load %arg0[%35] : memref<32xf32>
-          %37 = arith.mulf %36, %36 fastmath<contract> : f32
-          %38 = arith.subf %cst_2, %37 fastmath<contract> : f32
+          %37 = arith.mulf %36, %36 : f32
+          %38 = arith.subf %cst_2, %37 : f32
           %39 = memref.load %arg1[%35] : memref<32xf32>
-          %40 = arith.mulf %38, %39 fastmath<contract> : f32
-          %41 = arith.addf %33, %40 fastmath<reassoc,contract> : f32
+          %40 = arith.mulf %38, %39 : f32
+          %41 = arith.addf %33, %40 fastmath<reassoc> : f32
           %42 = memref.load %alloca[%arg5] : memref<8xf32>
-          %43 = arith.addf %42, %41 fastmath<reassoc,contract> : f32
+          %43 = arith.addf %42, %41 fastmath<reassoc> : f32
           memref.store %43, %alloca[%arg5] : memref<8xf32>
           scf.reduce 
         }

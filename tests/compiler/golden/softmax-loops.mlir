@@ -22,12 +22,12 @@ module {
         %2 = arith.muli %arg2, %c8 : index
         %3 = arith.addi %2, %arg3 : index
         %4 = memref.load %arg0[%3] : memref<32xf32>
-        %5 = arith.subf %4, %0 fastmath<contract> : f32
+        %5 = arith.subf %4, %0 : f32
         %6 = math.exp %5 : f32
         memref.store %6, %alloca[%arg3] : memref<8xf32>
         scf.reduce(%6 : f32) {
         ^bb0(%arg4: f32, %arg5: f32):
-          %7 = arith.addf %arg4, %arg5 fastmath<reassoc,contract> : f32
+          %7 = arith.addf %arg4, %arg5 fastmath<reassoc> : f32
           scf.reduce.return %7 : f32
         }
       }

@@ -1,9 +1,9 @@
 #include <metal_stdlib>
 using namespace metal;
+#pragma METAL fp contract(off)
 
 // Error function as 1 - e**g(|x|), g a polynomial.
 inline float mlxir_erf(float x) {
-#pragma METAL fp contract(off)
   const float v0 = fabs(x);
   const float v1 = 3.95f < v0 ? 3.95f : v0;
   const float v2 = fma(fma(fma(-4.1597912e-05f, v1, 0.00038767f), v1, -0.0012710537f), v1, -0.0001783173f);
