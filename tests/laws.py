@@ -115,6 +115,8 @@ TABLE: list[Row] = [
     Row("arange", [], ("float32",), {"start": 5, "step": -2, "length": 7, "dtype": dtypes.int32}),
     Row("view", [((3, 4), None, "any")], ("float32", "int32"), {"dtype": dtypes.uint32}),
     Row("view", [((3, 4), None, "any")], ("float16", "bfloat16", "int16"), {"dtype": dtypes.uint16}),
+    Row("view", [((3, 4), None, "any")], ("complex64", "float64", "int64"), {"dtype": dtypes.uint64}),
+    Row("view", [((3, 4), None, "any")], ("float64", "uint64"), {"dtype": dtypes.complex64}),
     Row("gather", [((5, 6), None, "any"), _IDX], ("float32", "bool"), {"axes": (0,), "slice_sizes": (1, 6)}),
     Row("gather", [((5, 6), None, "any"), ((2, 3), "uint32", "index5"), ((2, 3), "uint32", "index5")], ("float32",),
         {"axes": (1, 0), "slice_sizes": (2, 1)}),

@@ -299,6 +299,8 @@ class KernelBuilder:
     def bitcast(self, x: Reg, dtype: Dtype | str) -> Reg:
         """The same bits as another dtype of equal size."""
         dtype = dtypes.from_name(dtype) if isinstance(dtype, str) else dtype
+        if complex64 in (x.dtype, dtype):
+            return self._bitcast_complex(x, dtype)
         if x.dtype.kind in "iub" and dtype.kind in "iub" and bool_ not in (x.dtype, dtype):
             return Reg(x.value, dtype, self)
         value = x.value
@@ -310,6 +312,17 @@ class KernelBuilder:
         if dtype.is_float and dtype.size == 2:
             value = self.op("arith.extf", [value], _TYPES[dtype])
         return Reg(value, dtype, self)
+
+    def _bitcast_complex(self, x: Reg, dtype: Dtype) -> Reg:
+        """Two float32, the real part in the low half, to or from one 8-byte dtype."""
+        if x.dtype is dtype:
+            return x
+        if x.dtype is complex64:
+            low, high = (self.cast(self.bitcast(part, dtypes.uint32), dtypes.uint64) for part in x.value)
+            return self.bitcast(low | (high << 32), dtype)
+        bits = self.bitcast(x, dtypes.uint64)
+        parts = (self.cast(b, dtypes.uint32) for b in (bits, bits >> 32))
+        return self._complex(*[self.bitcast(b, float32) for b in parts])
 
     def cast(self, x: Reg, dtype: Dtype | str) -> Reg:
         """A conversion as MLX's astype: to bool by != 0, from float by truncation, complex by its real part."""

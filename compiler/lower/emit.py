@@ -76,7 +76,7 @@ class Emitter:
         if isinstance(atom, Var):
             return self.variables[atom]
         if isinstance(atom, (Quotient, Remainder)):
-            # Positions are never negative, except under a guard that skips the access.
+            # Neither part is ever negative: see `index._lift`.
             name = "arith.remsi" if isinstance(atom, Remainder) else "arith.divsi"
             return self.k.op(name, [self.index(atom.inner), self.constant_index(atom.n)], INDEX)
         return self._dynamic(atom)

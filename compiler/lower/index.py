@@ -220,7 +220,8 @@ class Index:
         ((atom, c),) = rest.terms.values() if len(rest.terms) == 1 else ((None, 0),)
         if type(atom) is Quotient and c == 1 and not rest.constant:
             return whole + atom.inner // (atom.n * n)
-        return whole + Index.of(Quotient(rest, n))
+        shift = _lift(low, n)
+        return whole + Index.of(Quotient(rest + shift * n, n)) - shift
 
     def __mod__(self, n: int) -> Index:
         if n in (0, 1):
@@ -236,7 +237,12 @@ class Index:
         ((atom, c),) = rest.terms.values() if len(rest.terms) == 1 else ((None, 0),)
         if type(atom) is Remainder and c == 1 and not rest.constant and atom.n % n == 0:
             return atom.inner % n
-        return Index.of(Remainder(rest, n))
+        return Index.of(Remainder(rest + _lift(low, n) * n, n))
+
+
+def _lift(low: int, n: int) -> int:
+    """How many times n must be added to a value of at least `low` so that it is not negative: loops divide towards zero."""
+    return max(-(low // n), 0)
 
 
 def _recombined(terms: dict[Any, tuple[Any, int]], constant: int) -> Index:

@@ -14,16 +14,16 @@ from mlxir.compiler.lower.index import Condition, Index, Quotient, Remainder, Va
 
 
 def value(index: Index, at: dict[Var, int]) -> int:
-    """What the simplified expression gives, read off its terms."""
+    """What the simplified expression gives, read off its terms. The loops divide towards zero, so no dividend may be negative."""
     total = index.constant
     for atom, c in index.terms.values():
         if isinstance(atom, Var):
             total += c * at[atom]
-        elif isinstance(atom, Remainder):
-            total += c * (value(atom.inner, at) % atom.n)
-        else:
-            assert isinstance(atom, Quotient)
-            total += c * (value(atom.inner, at) // atom.n)
+            continue
+        assert isinstance(atom, Quotient)
+        inner = value(atom.inner, at)
+        assert inner >= 0, atom
+        total += c * (inner % atom.n if isinstance(atom, Remainder) else inner // atom.n)
     return total
 
 
