@@ -29,6 +29,7 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, children, indices, reachable, substitute
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import Aval
+from mlxir.runtime.dtypes import Dtype
 
 SCRATCH_BYTES = 1 << 15  # a row of scratch must stay in L1 (and in threadgroup memory)
 COSTLY = 8
@@ -279,13 +280,22 @@ class _RowEmitter:
 
     def emit(self) -> None:
         e = self.e
-        self.scratch = {id(n): (n, *e.scratch(self._row_size(), n.dtype)) for n in self._shared()}
+        self.scratch = {id(n): self._kept_where(n) for n in self._shared()}
         for stage in self.stages:
             self._reduce_stage(stage)
         for root, position, buffer in self.rows:
             e.k.store(e.value(root), buffer, e.index(position))
         if self.full:
             self._store_full([s[0] for s in self.full], 0)
+
+    def _kept_where(self, node: Scalar) -> tuple[Scalar, ir.Value, Dtype, Index]:
+        """(node, buffer, dtype there, position): in the result that it is, or in a row of scratch."""
+        for root, position, buffer in self.full:
+            if root is node and _stored_as_is(node.dtype):
+                return node, buffer, node.dtype, position
+        inner = self.form.inner
+        position = linear(tuple(Index.of(v) for v in inner), tuple(v.extent for v in inner))
+        return (node, *self.e.scratch(self._row_size(), node.dtype), position)
 
     def _row_size(self) -> int:
         return prod([v.extent for v in self.form.inner])
@@ -301,21 +311,21 @@ class _RowEmitter:
         shared = [n for n, count in uses.values() if count > 1 and n.free & bound and n.cost >= COSTLY and n.kind == "apply"]
         nested = {id(i) for n in shared for i in _within(n.args, self.staged) if uses[id(i)][1] <= uses[id(n)][1]}
         chosen = [n for n in shared if id(n) not in nested]
-        width = self._row_size() * sum(8 if n.dtype.size == 8 else 4 for n in chosen)
-        return chosen if width <= SCRATCH_BYTES else []
+        results = {id(s[0]) for s in self.full if _stored_as_is(s[0].dtype)}
+        width = self._row_size() * sum(8 if n.dtype.size == 8 else 4 for n in chosen if id(n) not in results)
+        return chosen if width <= SCRATCH_BYTES else [n for n in chosen if id(n) in results]
 
     def _prepare(self, nodes: Sequence[Scalar]) -> None:
         """In a stage's loop: the first stage that computes a shared value keeps it in scratch, later ones read it back."""
         if not self.scratch:
             return
-        e, inner = self.e, self.form.inner
-        at = e.index(linear(tuple(Index.of(v) for v in inner), tuple(v.extent for v in inner)))
+        e = self.e
         needed = {id(n) for n in _within(nodes, self.staged)}
-        for key, (node, buffer, kept) in self.scratch.items():
+        for key, (node, buffer, kept, position) in self.scratch.items():
             if key in self.computed:
-                e.scopes[-1][key] = e.recall(buffer, kept, node.dtype, at)
+                e.scopes[-1][key] = e.recall(buffer, kept, node.dtype, e.index(position))
             elif key in needed:
-                e.keep(e.value(node), buffer, kept, at)
+                e.keep(e.value(node), buffer, kept, e.index(position))
 
     def _store_full(self, nodes: Sequence[Scalar], n: int) -> None:
         """Loops over the reduced axes, the last one innermost, for results that have a value per element."""
@@ -326,7 +336,8 @@ class _RowEmitter:
         def body() -> None:
             self._prepare(nodes)
             for root, position, buffer in self.full:
-                e.k.store(e.value(root), buffer, e.index(position))
+                if id(root) not in self.computed or self.scratch[id(root)][1] is not buffer:
+                    e.k.store(e.value(root), buffer, e.index(position))
 
         if n == len(inner) - 1:
             e.parallel(inner[n], extent, body)
@@ -357,6 +368,11 @@ class _RowEmitter:
         for node, value in zip(stage, level(0), strict=True):
             e.scopes[-1][id(node)] = value
         self.computed |= {id(n) for n in _within(bodies, self.staged)} & self.scratch.keys()
+
+
+def _stored_as_is(dtype: Dtype) -> bool:
+    """Whether memory keeps exactly what a register holds."""
+    return dtype.kind in "iu" or (dtype.is_float and dtype.size > 2)
 
 
 def _within(roots: Sequence[Scalar], stops: set[int]) -> list[Scalar]:

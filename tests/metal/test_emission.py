@@ -13,10 +13,26 @@ import numpy as np
 import pytest
 from metal.verifier import MetalError, MetalLibrary, unavailable_reason
 
+import mlxir as mx
 from mlxir.compiler import graph
-from mlxir.compiler.pipeline import compile_metal
-from mlxir.runtime.dtypes import bfloat16, bool_, complex64, float16, float32, float64, int32, int64, uint8, uint16
+from mlxir.compiler.pipeline import compile_metal, transformed_program
+from mlxir.compiler.program import Program
+from mlxir.dump import Spec, trace
+from mlxir.runtime.dtypes import (
+    bfloat16,
+    bool_,
+    complex64,
+    float16,
+    float32,
+    float64,
+    from_numpy,
+    int32,
+    int64,
+    uint8,
+    uint16,
+)
 from mlxir.runtime.errors import CompileError
+from mlxir.runtime.trees import leaves, tree_map
 
 if unavailable_reason() is None:
     from metal.emulation import Shaders, run_schedule, traced
@@ -271,11 +287,53 @@ case("two kernels", lambda m, x: m.sum(m.matmul(m.exp(x), x, ta=False, tb=True),
 case("one output twice", lambda m, x: (lambda y: [y, y, x])(m.exp(x)), normal(3, 3))
 
 
+# -- programs of the public API, with transforms -----------------------------------------------------------------------
+def training_step(params: list[mx.array], x: mx.array, y: mx.array) -> Any:
+    def loss(params: list[mx.array]) -> mx.array:
+        hidden = mx.maximum(x @ params[0] + params[1], 0.0)
+        scores = hidden @ params[2] + params[3]
+        return mx.mean(mx.logsumexp(scores, axis=1) - mx.sum(scores * y, axis=1))
+
+    value, grads = mx.value_and_grad(loss)(params)
+    return value, [p - 0.1 * g for p, g in zip(params, grads, strict=True)]
+
+
+def attention_gradient(q: mx.array, k: mx.array, v: mx.array) -> Any:
+    def loss(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.sum((mx.softmax(q @ mx.transpose(k) * 0.25, axis=-1) @ v) ** 2)
+
+    return mx.grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+
+def embedding_gradient(table: mx.array, rows: mx.array) -> mx.array:
+    return mx.grad(lambda t: mx.sum(mx.exp(t[rows])))(table)
+
+
+API_CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "training step": (
+        training_step, ([normal(20, 32), normal(32), normal(32, 9), normal(9)], normal(16, 20), normal(16, 9))
+    ),
+    "attention gradient": (attention_gradient, (normal(40, 16), normal(40, 16), normal(40, 16))),
+    "embedding gradient": (embedding_gradient, (normal(30, 16), _random.integers(0, 30, 12).astype(np.int32))),
+    "vmap": (mx.vmap(lambda a, b: mx.softmax(a * b), in_axes=(0, None)), (normal(5, 8), normal(8))),
+    "second derivative": (mx.grad(lambda x: mx.sum(mx.grad(lambda y: mx.sum(mx.sin(y) * y))(x) ** 2)), (normal(33),)),
+}  # fmt: skip
+
+
+def program_of(name: str) -> tuple[Program, list[np.ndarray]]:
+    if name in CASES:
+        fn, arrays = CASES[name]
+        return traced(fn, *arrays)
+    fn, arguments = API_CASES[name]
+    abstract = tree_map(lambda a: Spec(a.shape, from_numpy(a.dtype)), arguments)
+    return trace(fn, abstract, {}), leaves(arguments)
+
+
 class Compiled:
-    """All cases, compiled into one library."""
+    """All cases, compiled into a few libraries."""
 
     def __init__(self) -> None:
-        programs = {name: traced(fn, *arrays) for name, (fn, arrays) in CASES.items()}
+        programs = {name: program_of(name) for name in (*CASES, *API_CASES)}
         self.programs = programs
         self.numbers = {name: n for n, name in enumerate(programs)}
         self.shaders = Shaders.compile([program for program, _ in programs.values()])
@@ -303,13 +361,13 @@ def test_no_compiler_warnings(compiled: Compiled) -> None:
 
 
 @pytest.mark.parametrize("order", [0, 1])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *API_CASES])
 def test_program(compiled: Compiled, name: str, order: int) -> None:
     program, arguments = compiled.programs[name]
     outputs, reports = compiled.shaders.run(compiled.numbers[name], arguments, order)
     for report in reports:
         assert report.clean, (report.errors, report.warnings, report.divergences)
-    for found, expected in zip(outputs, program.run_reference(arguments), strict=True):
+    for found, expected in zip(outputs, transformed_program(program).run_reference(arguments), strict=True):
         assert_equal(found, expected)
 
 
@@ -364,6 +422,9 @@ MUTATIONS = {
     "address space": ("softmax", "device float* out0", "constant float* out0"),
     "wrong neutral element": ("softmax", "float sum0 = 0.0f", "float sum0 = 1.0f"),
     "constant output": ("elementwise", "device float* out0", "device const float* out0"),
+    "barrier between updates": ("scatter overlapping add", "threadgroup_barrier(mem_flags::mem_device);", ""),
+    "barrier before a read": ("complex long rows", "threadgroup_barrier(mem_flags::mem_threadgroup);", ""),
+    "every thread stores": ("complex long rows", "if (lid == 0) ", ""),
 }  # fmt: skip
 
 
@@ -371,7 +432,7 @@ MUTATIONS = {
 def test_mutations_are_caught(mutation: str) -> None:
     """A fault put into a shader does not get past the checks that the cases above pass."""
     name, old, new = MUTATIONS[mutation]
-    program, arguments = golden_program(name)
+    program, arguments = golden_program(name) if name in GOLDEN_ARGUMENTS else program_of(name)
     text, schedule = compile_metal(program)
     assert old in text
     (expected,) = program.run_reference(arguments)
