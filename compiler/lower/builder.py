@@ -349,19 +349,19 @@ class KernelBuilder:
             return self._cast_int(Reg(self.op(f"arith.{name}", [x.value], _TYPES[wide]), wide, self), dtype)
         if dtype.is_float:
             name = "uitofp" if _unsigned(source) else "sitofp"
-            return self._rounded(Reg(self.op(f"arith.{name}", [x.value], _TYPES[dtype]), dtype, self))
+            return self.rounded(Reg(self.op(f"arith.{name}", [x.value], _TYPES[dtype]), dtype, self))
         return self._cast_int(x, dtype)
 
     def _cast_float(self, x: Reg, dtype: Dtype) -> Reg:
         if x.dtype is float64:
-            return self._rounded(Reg(self.op("arith.truncf", [x.value], _TYPES[float32]), dtype, self))
+            return self.rounded(Reg(self.op("arith.truncf", [x.value], _TYPES[float32]), dtype, self))
         if dtype is float64:
             return Reg(self.op("arith.extf", [x.value], _TYPES[float64]), dtype, self)
-        return self._rounded(Reg(x.value, dtype, self))
+        return self.rounded(Reg(x.value, dtype, self))
 
-    def _rounded(self, x: Reg) -> Reg:
-        """An explicit conversion to a 2-byte float rounds at once, unlike arithmetic on one."""
-        if x.dtype.size != 2:
+    def rounded(self, x: Reg) -> Reg:
+        """A 2-byte float as memory would give it back: explicit conversions and tests of equality need that, arithmetic does not."""
+        if not x.dtype.is_float or x.dtype.size != 2:
             return x
         narrow = self.op("arith.truncf", [x.value], _STORAGE[x.dtype])
         return Reg(self.op("arith.extf", [narrow], _TYPES[x.dtype]), x.dtype, self)

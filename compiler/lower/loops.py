@@ -95,7 +95,7 @@ class _Form:
     """The loop structure of one kernel, found once, then emitted."""
 
     def __init__(self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor]):
-        self.pull = Pull(ops, {id(t): i for i, t in enumerate(arguments)})
+        self.pull = Pull(ops, {id(t): i for i, t in enumerate(arguments)}, results)
         self.results = results
         self.first_output = len(arguments)
         reductions = [op for op in ops if op.record.lowering == "reduce"]

@@ -31,6 +31,16 @@ class Scalar:
         return f"{self.kind}{self.data}({', '.join(map(repr, self.args))})"
 
 
+class _Rounded:
+    """A pseudo-primitive: what a value is once it has been in memory."""
+
+    name, costly = "rounded", False
+
+    @staticmethod
+    def body(k: Any, x: Any) -> Any:
+        return k.rounded(x)
+
+
 class Operand:
     """What a record's `element` sees of an operand: its aval, and its value at an index."""
 
@@ -121,10 +131,15 @@ class ScalarGraph:
 
 
 class Pull:
-    """Values of a kernel at symbolic indices. `buffers` numbers the values that lie in memory."""
+    """Values of a kernel at symbolic indices. `buffers` numbers the values that lie in memory; `stored` are the kernel's results.
 
-    def __init__(self, ops: Sequence[Op], buffers: dict[int, int]):
+    What a kernel stores, it also reads rounded: other kernels read it from memory, and what both compute from it has to be equal (the
+    gradient of max looks for the elements that equal the maximum).
+    """
+
+    def __init__(self, ops: Sequence[Op], buffers: dict[int, int], stored: Sequence[Tensor] = ()):
         self.graph, self.buffers = ScalarGraph(), buffers
+        self._stored = {id(t) for t in stored if t.dtype.is_float and t.dtype.size == 2}
         self.producer: dict[int, tuple[Op, int]] = {id(t): (op, i) for op in ops for i, t in enumerate(op.results)}
         self._memo: dict[Any, Scalar] = {}
         self._vars: dict[tuple[int, int, int], Var] = {}
@@ -149,7 +164,8 @@ class Pull:
         if buffer is not None:
             return self.graph.load(buffer, linear(idx, tensor.shape), tensor.dtype)
         op, _ = self.producer[id(tensor)]
-        return self.value_of(op, idx)
+        value = self.value_of(op, idx)
+        return self.graph.apply(_Rounded, [value], {}, value.dtype) if id(tensor) in self._stored else value
 
     def value_of(self, op: Op, idx: tuple[Index, ...]) -> Scalar:
         """The result of `op` at `idx`, computed and not loaded."""

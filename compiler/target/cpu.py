@@ -22,7 +22,7 @@ from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.target.llvm_text import to_llvmlite
 from mlxir.dialects.mlir import context, ir, run_passes, to_llvm
 
-GRAIN = 1 << 16  # simple operations that are worth another thread
+GRAIN = 1 << 18  # simple operations that are worth another thread: waking one takes about 5 us
 PIPELINE = (
     "convert-vector-to-scf,convert-scf-to-cf,convert-math-to-llvm,convert-vector-to-llvm,convert-math-to-libm,expand-strided-metadata,"
     "lower-affine,convert-arith-to-llvm,finalize-memref-to-llvm{use-generic-functions=0},"

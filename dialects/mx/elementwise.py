@@ -245,8 +245,9 @@ trunc = _unary("trunc", lambda k, x: k.trunc(x), np.trunc, lambda m, g, o, x: m.
 round_ = _unary("round", lambda k, x: k.round_even(x), np.round, lambda m, g, o, x: m.zeros(g), accepts=None)
 
 # -- comparison and logic --------------------------------------------------------------------------------------------
-equal = compare("equal", lambda k, x, y: x == y, np.equal)
-not_equal = compare("not_equal", lambda k, x, y: x != y, np.not_equal)
+# Rounded, because a kernel may hold one side unrounded in a register and the other as memory gave it back.
+equal = compare("equal", lambda k, x, y: k.rounded(x) == k.rounded(y), np.equal)
+not_equal = compare("not_equal", lambda k, x, y: k.rounded(x) != k.rounded(y), np.not_equal)
 less = compare("less", lambda k, x, y: x < y, np.less)
 less_equal = compare("less_equal", lambda k, x, y: x <= y, np.less_equal)
 greater = compare("greater", lambda k, x, y: x > y, np.greater)

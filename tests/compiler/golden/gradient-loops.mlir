@@ -1,6 +1,5 @@
 module {
   func.func @mx_sum(%arg0: memref<32xf32>, %arg1: memref<8xf32>, %arg2: memref<32xf32>, %arg3: memref<1xf32>) {
-    %alloca = memref.alloca() {alignment = 64 : i64} : memref<32xf32>
     %c1 = arith.constant 1 : index
     %c0 = arith.constant 0 : index
     scf.parallel (%arg4) = (%c0) to (%c1) step (%c1) {
@@ -16,7 +15,7 @@ module {
           %6 = memref.load %arg1[%arg7] : memref<8xf32>
           %7 = arith.mulf %5, %6 : f32
           %8 = math.tanh %7 : f32
-          memref.store %8, %alloca[%4] : memref<32xf32>
+          memref.store %8, %arg2[%4] : memref<32xf32>
           scf.reduce(%8 : f32) {
           ^bb0(%arg8: f32, %arg9: f32):
             %9 = arith.addf %arg8, %arg9 fastmath<reassoc> : f32
@@ -32,8 +31,7 @@ module {
         scf.parallel (%arg6) = (%c0) to (%c8) step (%c1) {
           %1 = arith.muli %arg5, %c8 : index
           %2 = arith.addi %1, %arg6 : index
-          %3 = memref.load %alloca[%2] : memref<32xf32>
-          memref.store %3, %arg2[%2] : memref<32xf32>
+          %3 = memref.load %arg2[%2] : memref<32xf32>
           scf.reduce 
         }
       }
