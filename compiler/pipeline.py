@@ -106,7 +106,8 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
         seconds = time.perf_counter() - start
         print(f"[mlxir] compiled {program.name}: {len(steps)} kernels, {seconds * 1e3:.0f} ms", file=sys.stderr)
         for step in steps if knobs.debug >= 2 else ():
-            print(f"[mlxir]   {step.name}: {step.extent} iterations of about {step.work:.0f} operations", file=sys.stderr)
+            work = f"{step.extent} iterations of about {step.work:.0f} operations"
+            print(f"[mlxir]   {step.name}: {work}", file=sys.stderr)
     return binary, schedule
 
 
@@ -155,8 +156,8 @@ def transformed_program(program: Program) -> Program:
 # -- watching the stages ---------------------------------------------------------------------------------------------
 STAGES = {
     "mx": ("1-mx.mlir", 3), "transformed": ("2-transformed.mlir", 3), "fused": ("3-fused.mlir", 3),
-    "loops": ("4-loops.mlir", 4), "llvm": ("5-kernels.ll", 5), "asm": ("6-kernels.s", 6), "schedule": ("7-schedule.json", 6),
-    "metal": ("5-kernels.metal", 5),
+    "loops": ("4-loops.mlir", 4), "llvm": ("5-kernels.ll", 5), "asm": ("6-kernels.s", 6),
+    "metal": ("5-kernels.metal", 5), "schedule": ("7-schedule.json", 6),
 }  # fmt: skip
 """Stage -> (file in a dump, rung of the debug ladder on which it is printed)."""
 

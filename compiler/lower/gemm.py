@@ -78,7 +78,7 @@ def _lower_simple(product: Product, body: ir.Block) -> Lowered:
     def emit(e: VectorEmitter) -> tuple[int, float]:
         def multiply_add(total: list[Reg]) -> list[Reg]:
             a, b = (Reg(e.value(x).value, kept, e.k) for x in (product.left, product.right))
-            return [total[0] + a * b]
+            return [e.k.fma(a, b, total[0]) if kept.is_float else total[0] + a * b]
 
         def element() -> None:
             e.hoist([product.left, product.right], [product.k])

@@ -136,7 +136,9 @@ def _scatter_updates(kernel: _Kernel) -> tuple[int, float]:
     batch = indices[0].shape
     sizes = updates.shape[len(batch) :]
     columns = prod(sizes)
-    lanes = min(LANES, columns) or 1
+    # Slices that extend along an indexed axis may overlap at different columns: then one iteration owns them all.
+    apart = all(sizes[a] == 1 for a in op.attrs["axes"])
+    lanes = (min(LANES, columns) if apart else columns) or 1
     blocks, block, lane = -(-columns // lanes), Var("block", -(-columns // lanes)), Var("lane", lanes)
     combine = _COMBINE[op.attrs["mode"]]
     picks = [Var(f"b{i}", n) for i, n in enumerate(batch)]

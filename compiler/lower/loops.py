@@ -416,7 +416,12 @@ class _ColumnEmitter:
         left = e.k.op("arith.subi", [e.constant_index(self.lane.extent), self.start], INDEX)
         self.count = e.k.op("arith.minui", [left, e.constant_index(self.block)], INDEX)
         for stage in self.stages:
-            self._reduce_stage(stage)
+            # What is the same for all columns is one scalar; code outside the loops over columns may need it.
+            for n in stage:
+                if self.lane not in n.free:
+                    e.scopes[-1][id(n)] = e.value(n)
+            if across := [n for n in stage if self.lane in n.free]:
+                self._reduce_stage(across)
         if self.short:
             self._lanes(lambda: self._store(self.short))
         if self.full:

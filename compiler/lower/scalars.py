@@ -87,7 +87,7 @@ class ScalarGraph:
         cost = 1 + sum(n.cost for n in dynamic)
         return self._node("load", dtype, (), (buffer, position, dynamic), (buffer, position.key), cost, position.free())
 
-    def apply(self, record: Primitive, args: Sequence[Scalar], attrs: dict, dtype: Dtype) -> Scalar:
+    def apply(self, record: Primitive | type[_Rounded], args: Sequence[Scalar], attrs: dict, dtype: Dtype) -> Scalar:
         key = (record.name, tuple([attr_key(a) for a in attrs.values()]))
         return self._node("apply", dtype, tuple(args), (record, attrs), key, 12 if getattr(record, "costly", False) else 1)
 

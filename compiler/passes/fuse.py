@@ -92,9 +92,11 @@ class _Fusion:
     def __init__(self, ops: list[Op], results: list[Tensor]):
         self.ops = ops
         self.users: dict[int, list[int]] = {}
+        self.producer = {id(t): n for n, op in enumerate(ops) for t in op.results}
         for n, op in enumerate(ops):
             for t in op.operands:
                 self.users.setdefault(id(t), []).append(n)
+        self.sizes = {id(t): t.aval.size for op in ops for t in op.operands}
         self.final = {id(t) for t in results}
         self.homes: dict[int, list[Group]] = {}  # operation -> kernels that compute it
         self.groups: list[Group] = []
@@ -155,8 +157,9 @@ class _Fusion:
         if inline and len(readers) > 1 and (costly or op.record.kind == "elementwise"):
             # Computing it in several kernels reads its operands several times instead of it once.
             inline = not costly and op.operands != [] and sum(s for t in op.operands if (s := t.aval.size) * 8 > size) <= size
+        inline = inline and all(self._has_room(g, n) for g in readers)
         if inline and costly:
-            inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) for g in readers)
+            inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) or self._per_row(n, g) for g in readers)
         if inline:
             self.homes[n] = readers
             for g in readers:
@@ -164,11 +167,27 @@ class _Fusion:
             return
         self._join_or_start(n, op.results[0].shape, None, readers)
 
+    def _per_row(self, n: int, g: Group) -> bool:
+        """Whether operation n computes on the results of a reduction whose rows `g` can walk: once per row then (x - logsumexp(x))."""
+        todo, size = [n], self.ops[n].results[0].aval.size
+        while todo:
+            for t in self.ops[todo.pop()].operands:
+                below = self.producer.get(id(t))
+                if below is None or t.aval.size != size:
+                    continue
+                op = self.ops[below]
+                if op.record.kind == "reduction":
+                    space = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))
+                    return self._same_rows(g, *space) and self._aligned(n, g, *space)
+                if op.record.kind == "elementwise" or op.record.name == "reshape":
+                    todo.append(below)
+        return False
+
     def _place_reduction(self, n: int, op: Op, readers: list[Group]) -> None:
         shape, axes = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))
         if len(readers) == 1 and not self._must_exist(op):
             (g,) = readers
-            if self._same_rows(g, shape, axes) and self._aligned(n, g, shape, axes):
+            if self._same_rows(g, shape, axes) and self._aligned(n, g, shape, axes) and self._has_room(g, n):
                 g.shape, g.axes = shape, axes
                 g.members.add(n)
                 self.homes[n] = [g]
@@ -278,9 +297,17 @@ class _Fusion:
             return
         self._materialize(n, Group("loops", shape, axes), readers)
 
+    def _has_room(self, g: Group, n: int) -> bool:
+        """Whether computing operation n inside `g` keeps its buffers within what Metal can bind."""
+        if len(g.members) < MOST_BUFFERS // 2:
+            return True
+        mine = {id(t) for t in self.ops[n].results}
+        read = (self._inputs(g) - mine) | {id(t) for t in self.ops[n].operands}
+        return len(read) + len(g.outputs) < MOST_BUFFERS
+
     def _accepts(self, g: Group, n: int, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> bool:
         """Whether the result of n can be one more result of g."""
-        if len(g.outputs) >= MOST_BUFFERS // 2:
+        if len(g.outputs) >= MOST_BUFFERS // 2 or not self._has_room(g, n):
             return False
         if axes is not None:
             return self._same_rows(g, shape, axes) and self._aligned(n, g, shape, axes)
@@ -306,7 +333,8 @@ class _Fusion:
         for group in by_space.values():
             for i, a in enumerate(group):
                 for b in group[i + 1 :]:
-                    if a.merged_into or b.merged_into or not self._inputs(a) & self._inputs(b):
+                    shared = self._inputs(a) & self._inputs(b)
+                    if a.merged_into or b.merged_into or not any(self.sizes[t] > 1 for t in shared):
                         continue
                     if len(a.outputs) + len(b.outputs) + len(self._inputs(a) | self._inputs(b)) > MOST_BUFFERS:
                         continue
@@ -323,7 +351,7 @@ class _Fusion:
 
     def _inputs(self, g: Group) -> set[int]:
         made = {id(t) for n in g.members for t in self.ops[n].results}
-        return {id(t) for n in g.members for t in self.ops[n].operands if id(t) not in made and t.aval.size > 1}
+        return {id(t) for n in g.members for t in self.ops[n].operands if id(t) not in made}
 
 
 def _ordered(groups: list[Group]) -> list[Group]:

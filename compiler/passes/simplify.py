@@ -92,6 +92,12 @@ def _one_sided(op: _View, m: MxBuilder) -> Tensor | None:
     return None
 
 
+def _decided(op: _View, m: MxBuilder) -> Tensor | None:
+    """A selection by a constant."""
+    which = op.constant(0) if op.name == "select" else None
+    return None if which is None else m.broadcast(op.operands[1 if which else 2], op.results[0].shape)
+
+
 def _folded(op: _View, m: MxBuilder) -> Tensor | None:
     """Elementwise on constants."""
     if op.record.kind != "elementwise" or not op.operands:
@@ -127,7 +133,7 @@ def _decomposed(op: _View, m: MxBuilder) -> Tensor | None:
 
 
 REWRITES: tuple[Callable[[_View, MxBuilder], Tensor | None], ...] = (
-    _identity, _decomposed, _composed, _one_sided, _folded, _transposed_operand,
+    _identity, _decomposed, _composed, _one_sided, _decided, _folded, _transposed_operand,
 )  # fmt: skip
 
 

@@ -1,0 +1,228 @@
+"""What fuses with what, and that fused programs compute what the reference evaluator does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import laws
+import numpy as np
+import pytest
+import random_programs
+
+from mlxir.compiler import evaluate, pipeline
+from mlxir.compiler.graph import GraphBuilder, Value, apply_transform, cut
+from mlxir.compiler.passes.fuse import Fused, fuse
+from mlxir.compiler.passes.simplify import simplify
+from mlxir.compiler.passes.split_reductions import split_reductions
+from mlxir.compiler.program import Program
+from mlxir.dialects.mx import RECORDS
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.dtypes import float32, from_name
+from mlxir.runtime.knobs import knobs
+
+
+@pytest.fixture(autouse=True)
+def _verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of this file are compiled here and now, with all IR verified."""
+    monkeypatch.setattr(knobs, "cache_dir", None)
+    monkeypatch.setattr(knobs, "verify", True)
+
+
+def program(function: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any = float32) -> Program:
+    """`function(m, *arrays)` traced on arrays of these shapes."""
+    m = GraphBuilder()
+    inputs = [Value(s, dtype) for s in shapes]
+    outs = function(m, *map(m.handle, inputs))
+    outs = outs if isinstance(outs, (list, tuple)) else [outs]
+    return cut([o.value for o in outs], inputs).program
+
+
+def gradient(function: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any = float32) -> Program:
+    """The gradients of the arrays, for a cotangent that is the last parameter; the value is not returned."""
+    callee = program(function, *shapes, dtype=dtype)
+    inputs = [Value(*a) for a in (*callee.parameters, *callee.avals)]
+    wrt = tuple(range(len(shapes)))
+    attrs = {"callee": callee, "wrt": wrt, "seeded": (0,)}
+    outs = apply_transform(RECORDS["vjp"], inputs, attrs, [*callee.avals, *callee.parameters])
+    return cut(outs[1:], inputs).program
+
+
+def fused(traced: Program) -> Fused:
+    module = pipeline.transformed(traced, lambda stage, text: None)
+    simplify(module)
+    split_reductions(module)
+    result = fuse(module)
+    read = {v for launch in result.launches for v in launch.operands} | set(result.outputs)
+    unread = [launch.name for launch in result.launches if not set(launch.results) <= read]
+    assert not unread, f"{unread} write values that no one reads"
+    assert all(len(launch.operands) + len(launch.results) <= 31 for launch in result.launches)
+    return result
+
+
+def kernels(traced: Program) -> list[tuple[str, int]]:
+    """(kind, number of results) of each kernel."""
+    return [(launch.kind, len(launch.results)) for launch in fused(traced).launches]
+
+
+def check(traced: Program, arguments: list[np.ndarray], tolerance: float) -> None:
+    """Compiled equals reference, relative to the largest value of each result."""
+    plain = pipeline.transformed_program(traced) if traced.has_transforms else traced
+    expected = plain.run_reference(arguments)
+    actual = evaluate.executable(traced).run([Buffer.from_numpy(a) for a in arguments])
+    for a, e in zip(actual, expected, strict=True):
+        a = a.numpy()
+        assert a.dtype == e.dtype and a.shape == e.shape
+        wide = [v.astype(np.float64 if v.dtype.kind != "c" else np.complex128) for v in (a, e)]
+        np.testing.assert_array_equal(np.isnan(wide[0]), np.isnan(wide[1]))
+        scale = np.max(np.abs(wide[1][np.isfinite(wide[1])]), initial=0) + 1
+        np.testing.assert_allclose(*wide, rtol=0, atol=tolerance * scale)
+
+
+def data(traced: Program, seed: int = 0) -> list[np.ndarray]:
+    return [laws.sample(a.shape, a.dtype.name, "any", seed + i) for i, a in enumerate(traced.parameters)]
+
+
+# -- what becomes one kernel -----------------------------------------------------------------------------------------
+def mean(m: Any, x: Any, axis: int) -> Any:
+    return m.expanded(m.sum(x, axes=(axis,)) * (1 / x.shape[axis]), [axis])
+
+
+def layer_norm(m: Any, x: Any, w: Any, b: Any) -> Any:
+    centred = x - mean(m, x, 1)
+    return centred * m.rsqrt(mean(m, m.square(centred), 1) + 1e-5) * w + b
+
+
+def gelu(m: Any, x: Any) -> Any:
+    return x * (m.erf(x * 0.7071) + 1) * 0.5
+
+
+def chain(m: Any, x: Any, y: Any) -> Any:
+    for _ in range(3):
+        x = m.tanh(x * y + 1) - m.exp(-m.abs(x))
+    return x
+
+
+def dense(m: Any, x: Any, w: Any, b: Any) -> Any:
+    return gelu(m, m.matmul(x, w, ta=False, tb=False) + b)
+
+
+def attention(m: Any, q: Any, k: Any, v: Any) -> Any:
+    scores = m.softmax(m.matmul(q, k, ta=False, tb=True) * 0.125, axes=(2,))
+    return m.matmul(scores, v, ta=False, tb=False)
+
+
+SQUARE, ROW = (64, 128), (128,)
+LOOPS, MATMUL, OWN = ("loops", 1), ("matmul", 1), ("own", 1)
+STRUCTURE = {
+    "softmax": (lambda: program(lambda m, x: m.softmax(x, axes=(1,)), SQUARE), [LOOPS]),
+    "softmax of columns": (lambda: program(lambda m, x: m.softmax(x, axes=(0,)), SQUARE), [LOOPS]),
+    "softmax over two axes": (lambda: program(lambda m, x: m.softmax(x, axes=(1, 2)), (8, 16, 16)), [LOOPS]),
+    "log softmax": (lambda: program(lambda m, x: x - m.expanded(m.logsumexp(x, axes=(1,)), [1]), SQUARE), [LOOPS]),
+    "layer norm": (lambda: program(layer_norm, SQUARE, ROW, ROW), [LOOPS]),
+    "softmax gradient": (lambda: gradient(lambda m, x: m.softmax(x, axes=(1,)), SQUARE), [LOOPS]),
+    "chain": (lambda: program(chain, SQUARE, SQUARE), [LOOPS]),
+    "chain of rows": (lambda: program(chain, SQUARE, ROW), [LOOPS]),
+    "dense": (lambda: program(dense, (64, 32), (32, 128), ROW), [MATMUL]),
+    "dense of a transposed weight": (
+        lambda: program(lambda m, x, w, b: dense(m, x, m.transpose(w, axes=(1, 0)), b), (64, 32), (128, 32), ROW), [MATMUL]),
+    "attention": (lambda: program(attention, *[(4, 16, 64)] * 3), [MATMUL, LOOPS, MATMUL]),
+    "column sums": (lambda: program(lambda m, x: m.sum(x * 2, axes=(0,)), SQUARE), [LOOPS]),
+    "row sums": (lambda: program(lambda m, x: m.sum(m.exp(x), axes=(1,)), SQUARE), [LOOPS]),
+    "loss": (lambda: program(lambda m, x, y: m.sum(m.square(x - y), axes=(0, 1)), SQUARE, SQUARE), [LOOPS]),
+    "scan of a chain": (lambda: program(lambda m, x: m.cumsum(m.exp(x) * 2, axis=1, reverse=False, inclusive=True), SQUARE), [OWN]),
+    "moved and joined": (
+        lambda: program(lambda m, x, y: m.concatenate(m.transpose(x, axes=(1, 0)), -y, axis=0) * 2, (8, 16), (4, 8)), [LOOPS]),
+    "several results of one space": (lambda: program(lambda m, x: [m.exp(x), m.sin(x), x * 2], SQUARE), [("loops", 3)]),
+    "row and column results": (lambda: program(lambda m, x: [m.sum(x, axes=(1,)), x - mean(m, x, 1)], SQUARE), [("loops", 2)]),
+    "optimizer": (
+        lambda: program(lambda m, p, g, s: [p - g * 0.1 * m.rsqrt(s * 0.9 + m.square(g) * 0.1), s * 0.9 + m.square(g) * 0.1], *[SQUARE] * 3),
+        [("loops", 2)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_structure(name: str) -> None:
+    traced, expected = STRUCTURE[name][0](), STRUCTURE[name][1]
+    assert kernels(traced) == expected
+    check(traced, data(traced), 1e-5)
+
+
+def test_a_value_used_by_far_away_kernels_is_computed_once() -> None:
+    """An expensive value that a matmul and a loop need is written to memory, not computed twice."""
+    traced = program(lambda m, x, w: [m.matmul(m.exp(x), w, ta=False, tb=False), m.sum(m.exp(x), axes=(0,))], SQUARE, (128, 8))
+    text = fused(traced).module.text()
+    assert text.count('"mx.exp"') == 1
+    check(traced, data(traced), 1e-5)
+
+
+# -- programs that once failed ----------------------------------------------------------------------------------------
+def max_of_products(m: Any, x: Any, w: Any, v: Any) -> Any:
+    """The gradient computes the products again, and has to find the maximum among them."""
+    top = m.max(x * w, axes=(1,))
+    return m.tanh(m.matmul(m.reshape(top, shape=(1, 64)), v, ta=False, tb=False))
+
+
+def max_of_centred(m: Any, x: Any, v: Any) -> Any:
+    top = m.max(x - mean(m, x, 1), axes=(1,))
+    return m.tanh(m.matmul(m.reshape(top, shape=(1, 64)), v, ta=False, tb=False))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(("function", "shapes"), [(max_of_products, (SQUARE, ROW, (64, 8))), (max_of_centred, (SQUARE, (64, 8)))])
+def test_a_maximum_is_found_again(function: Callable, shapes: tuple, dtype: str) -> None:
+    """Values that two kernels compute are equal to the bit, whether they read a value from memory or from a register."""
+    traced = gradient(function, *shapes, dtype=from_name(dtype))
+    arguments = data(traced)
+    actual = [a.numpy() for a in evaluate.executable(traced).run([Buffer.from_numpy(a) for a in arguments])]
+    expected = pipeline.transformed_program(traced).run_reference(arguments)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a.astype(np.float64), e.astype(np.float64), rtol=0, atol={2: 0.05, 4: 1e-4, 8: 1e-11}[a.dtype.itemsize])
+
+
+def shared_by_all_columns(m: Any, c: Any, x: Any) -> Any:
+    """A column kernel one of whose reductions is the same for all columns."""
+    down = m.expanded(m.sum(m.broadcast_to(m.reshape(c, shape=(5, 1)), shape=(5, 16)), axes=(0,)) * 0.2, [0])
+    wide = m.broadcast_to(m.reshape(c, shape=(5, 1)), shape=(5, 16)) + down
+    out = wide * m.sin(x)
+    return [out, m.sum(out, axes=(0,))]
+
+
+def empty_axis(m: Any, x: Any) -> Any:
+    return [m.broadcast_to(x, shape=(2, 0)), m.reshape(m.broadcast_to(x, shape=(0, 3, 2)) * 2, shape=(3, 0, 2))]
+
+
+REGRESSIONS = {
+    "shared by all columns": lambda: program(shared_by_all_columns, (5,), (5, 16)),
+    "empty axis": lambda: program(empty_axis, (1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REGRESSIONS)
+def test_programs_that_once_failed(name: str) -> None:
+    traced = REGRESSIONS[name]()
+    check(traced, data(traced), 1e-5)
+
+
+# -- random programs -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(20))
+def test_random_programs(seed: int) -> None:
+    traced, arguments = random_programs.random_program(seed, "float64", 16)
+    check(traced, arguments, 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_gradients_of_random_programs(seed: int) -> None:
+    callee, arguments = random_programs.random_program(1000 + seed, "float64", 10)
+    wrt = tuple(i for i, a in enumerate(callee.parameters) if a.dtype.is_float)
+    inputs = [Value(*a) for a in (*callee.parameters, *callee.avals)]
+    attrs = {"callee": callee, "wrt": wrt, "seeded": tuple(range(len(callee.avals)))}
+    outs = apply_transform(RECORDS["vjp"], inputs, attrs, [*callee.avals, *[callee.parameters[i] for i in wrt]])
+    traced = cut(outs, inputs).program
+    check(traced, [*arguments, *[laws.sample(a.shape, a.dtype.name, "any", i) for i, a in enumerate(callee.avals)]], 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_programs_of_larger_arrays(seed: int) -> None:
+    traced, arguments = random_programs.random_program(2000 + seed, "float32", 10, large=True)
+    check(traced, arguments, 2e-3)
