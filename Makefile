@@ -16,13 +16,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.demo
 	$(PY) examples/digits.py
 
+# Emulated shaders run in processes of their own: they are native code, some of it illegal on purpose.
+SUITE = $(PY) -m pytest -n 2 $(or $(TESTS),--ignore=tests/metal) $(if $(TESTS),,&& $(PY) -m pytest -n 2 tests/metal)
+
 test: $(VENV)/.test
-	$(PY) -m pytest -n 2 $(TESTS)
+	$(SUITE)
 
 check: $(VENV)/.dev $(VENV)/.typing
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 $(TESTS)
+	$(SUITE)
 
 bench: $(VENV)/.demo .venv-peers/.ready
 	$(PY) benchmarks/run.py $(BENCH)

@@ -23,7 +23,7 @@ UNARY: tuple[Callable[[Any, Any], Any], ...] = (
     lambda m, x: m.exp(m.minimum(x, m.scalar(1, x.dtype))), lambda m, x: m.square(m.tanh(x)), lambda m, x: m.sqrt(m.abs(x) + 0.1),
     lambda m, x: m.log1p(m.abs(x)), lambda m, x: m.erf(x), lambda m, x: x * 0.5 + 1, lambda m, x: m.stop_gradient(x),
 )  # fmt: skip
-BINARY = ("add", "subtract", "multiply", "maximum", "minimum", "arctan2")
+BINARY = ("add", "subtract", "multiply", "maximum", "minimum", "logaddexp")
 
 
 class Generator:

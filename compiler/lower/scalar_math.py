@@ -172,10 +172,14 @@ class ScalarBuilder(KernelBuilder):
         return self.select(infinite, big, big + self.log1p(self.exp(small - big)))
 
     def erfinv(self, x: Reg) -> Reg:
-        """In float32, whatever the dtype: MLX defines it so."""
-        single = Reg(x.value, float32, self) if x.dtype is not float64 else self.cast(x, float32)
-        result = mathlib.erfinv(self, single)
-        return Reg(result.value, x.dtype, self) if x.dtype is not float64 else self.cast(result, float64)
+        """The polynomial of mathlib in float32; float64 adds two Newton steps on erf to it."""
+        if x.dtype is not float64:
+            return Reg(mathlib.erfinv(self, Reg(x.value, float32, self)).value, x.dtype, self)
+        root = self.cast(mathlib.erfinv(self, self.cast(x, float32)), float64)
+        for _ in range(2):
+            step = (self.erf(root) - x) * self.exp(root * root) * (math.sqrt(math.pi) / 2)
+            root = self.select(self.abs(step) < math.inf, root - step, root)
+        return root
 
 
 _MATH = {

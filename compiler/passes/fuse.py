@@ -84,6 +84,11 @@ def fuse(module: Module) -> Fused:
     return _outline(main, ops, results, _Fusion(ops, results).groups)
 
 
+def _sizes(a: Group, b: Group) -> tuple[int, ...]:
+    """The numbers of elements and of rows of two kernels over one space."""
+    return prod(a.shape), prod(a.rows), prod(b.rows)
+
+
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
@@ -100,6 +105,7 @@ class _Fusion:
         self.final = {id(t) for t in results}
         self.homes: dict[int, list[Group]] = {}  # operation -> kernels that compute it
         self.groups: list[Group] = []
+        self.inputs: dict[Group, tuple[int, set[int]]] = {}
         for n in reversed(range(len(ops))):
             self._place(n)
         self._merge_siblings()
@@ -110,6 +116,8 @@ class _Fusion:
         op = self.ops[n]
         readers = self._readers(op)
         lowering = op.record.lowering
+        if len(readers) > 1 and lowering in ("element", "reduce"):
+            readers = self._united(op.results[0].aval.size, readers)
         if lowering == "library" or (lowering == "kernel" and op.record.name != "matmul"):
             kind = "library" if lowering == "library" else "own"
             self._materialize(n, Group(kind, op.results[0].shape), readers)
@@ -126,6 +134,42 @@ class _Fusion:
             for user in self.users.get(id(t), ()):
                 found.update(dict.fromkeys(self.homes[user]))
         return list(found)
+
+    def _united(self, size: int, readers: list[Group]) -> list[Group]:
+        """Of the kernels that read a value, those over one space become one, where it has a value per element or per row of it.
+
+        The gradients of a * sigmoid(a) * b with respect to both are one kernel that computes the sigmoid once.
+        """
+        kept: list[Group] = []
+        for g in readers:
+            host = next((k for k in kept if k.shape == g.shape and size in _sizes(k, g) and self._mergeable(k, g)), None)
+            if host is None:
+                kept.append(g)
+            else:
+                self._merge(host, g)
+        return kept
+
+    def _mergeable(self, a: Group, b: Group) -> bool:
+        """Whether two loop kernels can be one: the same space, no circle, and not too many buffers."""
+        if a.kind != "loops" or b.kind != "loops" or a.shape != b.shape or (a.axes != b.axes and None not in (a.axes, b.axes)):
+            return False
+        if len(a.outputs) + len(b.outputs) + len(self._inputs(a) | self._inputs(b)) > MOST_BUFFERS:
+            return False
+        return not a.depends_on(b) and not b.depends_on(a)
+
+    def _merge(self, a: Group, b: Group) -> None:
+        """`a` does what `b` did, too."""
+        a.axes = b.axes if a.axes is None else a.axes
+        a.members |= b.members
+        a.outputs += b.outputs
+        a.after |= b.after
+        b.merged_into = a
+        for m in b.members:
+            self.homes[m] = list(dict.fromkeys(a if g is b else g for g in self.homes[m]))
+        for g in self.groups:
+            if b in g.after:
+                g.after.discard(b)
+                g.after.add(a)
 
     def _must_exist(self, op: Op) -> bool:
         """A result of the program, or an operand that a kernel with loops of its own takes from memory."""
@@ -229,7 +273,7 @@ class _Fusion:
                         todo.append((user, True))
                     elif op.record.kind in ("elementwise", "control") or op.record.name == "broadcast_to":
                         wide = _squeezed(out) == _squeezed(shape) and len(out) == len(shape) and _squeezed(out) != rows
-                        if wide and short and tuple(t.shape) != kept:
+                        if wide and short and (1,) * (len(shape) - len(t.shape)) + tuple(t.shape) != kept:
                             return False
                         if not wide and _squeezed(out) != rows:
                             return False
@@ -336,22 +380,17 @@ class _Fusion:
                     shared = self._inputs(a) & self._inputs(b)
                     if a.merged_into or b.merged_into or not any(self.sizes[t] > 1 for t in shared):
                         continue
-                    if len(a.outputs) + len(b.outputs) + len(self._inputs(a) | self._inputs(b)) > MOST_BUFFERS:
-                        continue
-                    if a.depends_on(b) or b.depends_on(a):
-                        continue
-                    a.members |= b.members
-                    a.outputs += b.outputs
-                    a.after |= b.after
-                    b.merged_into = a
-                    for g in self.groups:
-                        if b in g.after:
-                            g.after.discard(b)
-                            g.after.add(a)
+                    if self._mergeable(a, b):
+                        self._merge(a, b)
 
     def _inputs(self, g: Group) -> set[int]:
-        made = {id(t) for n in g.members for t in self.ops[n].results}
-        return {id(t) for n in g.members for t in self.ops[n].operands if id(t) not in made}
+        """What it reads and does not make. Members are only ever added, so their number says whether the last answer holds."""
+        count, found = self.inputs.get(g, (0, set()))
+        if count != len(g.members):
+            made = {id(t) for n in g.members for t in self.ops[n].results}
+            found = {id(t) for n in g.members for t in self.ops[n].operands} - made
+            self.inputs[g] = len(g.members), found
+        return found
 
 
 def _ordered(groups: list[Group]) -> list[Group]:

@@ -50,7 +50,7 @@ def _erf(x: np.ndarray) -> np.ndarray:
 
 
 def _erfinv(x: np.ndarray) -> np.ndarray:
-    """Giles' start (GPU Computing Gems, 2010), then two Newton steps on erf; like the kernels, to float32 whatever the dtype."""
+    """Giles' single-precision start (GPU Computing Gems, 2010), then two Newton steps on erf in float64."""
     y = np.asarray(x, np.float64)
     w = -np.log((1 - y) * (1 + y))
     small = np.polyval(
@@ -63,7 +63,7 @@ def _erfinv(x: np.ndarray) -> np.ndarray:
     for _ in range(2):
         step = (_erf(r) - y) * (math.sqrt(math.pi) / 2) * np.exp(r * r)
         r = np.where(np.isfinite(step), r - step, r)
-    return np.where(np.abs(y) == 1, np.copysign(np.inf, y), np.where(np.abs(y) > 1, np.nan, r)).astype(np.float32)
+    return np.where(np.abs(y) == 1, np.copysign(np.inf, y), np.where(np.abs(y) > 1, np.nan, r))
 
 
 def _sign(x: np.ndarray) -> np.ndarray:

@@ -103,6 +103,16 @@ def chain(m: Any, x: Any, y: Any) -> Any:
     return x
 
 
+def cross_entropy(m: Any, x: Any, y: Any) -> Any:
+    return m.sum((m.expanded(m.logsumexp(x, axes=(1,)), [1]) - x) * y, axes=(1,))
+
+
+def batch_norm(m: Any, x: Any) -> Any:
+    """Statistics of columns, broadcast without axes of length 1."""
+    centre, scale = (m.sum(v, axes=(0,)) * (1 / x.shape[0]) for v in (x, m.square(x)))
+    return (x - centre) * m.rsqrt(scale + 1e-5)
+
+
 def dense(m: Any, x: Any, w: Any, b: Any) -> Any:
     return gelu(m, m.matmul(x, w, ta=False, tb=False) + b)
 
@@ -121,6 +131,11 @@ STRUCTURE = {
     "log softmax": (lambda: program(lambda m, x: x - m.expanded(m.logsumexp(x, axes=(1,)), [1]), SQUARE), [LOOPS]),
     "layer norm": (lambda: program(layer_norm, SQUARE, ROW, ROW), [LOOPS]),
     "softmax gradient": (lambda: gradient(lambda m, x: m.softmax(x, axes=(1,)), SQUARE), [LOOPS]),
+    "cross entropy": (lambda: program(cross_entropy, SQUARE, SQUARE), [LOOPS]),
+    "cross entropy gradient": (lambda: gradient(cross_entropy, SQUARE, SQUARE), [("loops", 2)]),
+    "gate gradient": (lambda: gradient(lambda m, a, b: a * m.sigmoid(a) * b, SQUARE, SQUARE), [("loops", 2)]),
+    "batch norm": (lambda: program(batch_norm, SQUARE), [LOOPS]),
+    "maximum's gradient": (lambda: gradient(lambda m, x: m.max(x, axes=(1,)), SQUARE), [LOOPS]),
     "chain": (lambda: program(chain, SQUARE, SQUARE), [LOOPS]),
     "chain of rows": (lambda: program(chain, SQUARE, ROW), [LOOPS]),
     "dense": (lambda: program(dense, (64, 32), (32, 128), ROW), [MATMUL]),

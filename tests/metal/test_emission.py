@@ -523,7 +523,9 @@ def test_float64_inside_is_refused() -> None:
         compile_metal(program)
 
 
-def test_too_many_buffers() -> None:
+def test_many_operands_become_several_kernels() -> None:
+    """Metal binds 31 buffers; fusion stays below."""
+
     def total(m: Any, *arrays: Any) -> Any:
         result = arrays[0]
         for a in arrays[1:]:
@@ -531,5 +533,6 @@ def test_too_many_buffers() -> None:
         return result
 
     program, _ = traced(total, *[np.full(4, i, np.float32) for i in range(40)])
-    with pytest.raises(CompileError, match="41 buffers, Metal binds at most 31"):
-        compile_metal(program)
+    _, schedule = compile_metal(program)
+    assert len(schedule["steps"]) == 2
+    assert all(len(step["buffers"]) <= 31 for step in schedule["steps"])
