@@ -112,7 +112,8 @@ def _load(path: Path) -> ModuleType:
         place = Path(error.filename or path).name
         raise UsageError(f"{place}:{error.lineno}: {error.msg}") from None
     except (Exception, SystemExit) as error:
-        raise UsageError(_told(error, path)) from None
+        told = _told(error, path)
+        raise UsageError(told if path.name in told else f"{told} ({path.name})") from None
     return module
 
 

@@ -20,7 +20,8 @@ DIMS = (1, 2, 3, 4, 5, 7, 8, 16, 33, 65)
 LARGE_DIMS = (1, 2, 3, 16, 64, 100, 129, 300, 1000)
 UNARY: tuple[Callable[[Any, Any], Any], ...] = (
     lambda m, x: m.tanh(x), lambda m, x: m.sigmoid(x), lambda m, x: m.sin(x), lambda m, x: -x, lambda m, x: m.abs(x),
-    lambda m, x: m.exp(m.minimum(x, m.scalar(1, x.dtype))), lambda m, x: m.square(m.tanh(x)), lambda m, x: m.sqrt(m.abs(x) + 0.1),
+    lambda m, x: m.exp(m.minimum(x, m.scalar(1, x.dtype))), lambda m, x: m.square(m.tanh(x)), lambda m,
+    x: m.sqrt(m.abs(x) + 0.1),
     lambda m, x: m.log1p(m.abs(x)), lambda m, x: m.erf(x), lambda m, x: x * 0.5 + 1, lambda m, x: m.stop_gradient(x),
 )  # fmt: skip
 BINARY = ("add", "subtract", "multiply", "maximum", "minimum", "logaddexp")
@@ -50,7 +51,9 @@ class Generator:
         """The program of a few of the last values, and its arguments."""
         count = min(int(self.rng.integers(1, 5)), len(self.values))
         last = self.values[-8:]
-        chosen = [self.values[-1]] + [last[i] for i in self.rng.choice(len(last), min(count - 1, len(last)), replace=False)]
+        chosen = [self.values[-1]] + [
+            last[i] for i in self.rng.choice(len(last), min(count - 1, len(last)), replace=False)
+        ]
         return cut([v.value for v in chosen], [x.value for x in self.inputs]).program, self.arrays
 
     # -- choices ------------------------------------------------------------------------------------------------------
@@ -187,7 +190,9 @@ class Generator:
         bounds = self.bounds(x.shape)
         inner = self.m.slice(x, **bounds).shape
         update = self.partner(self.m.full(value=0, shape=inner, dtype=self.dtype))
-        if len(update.shape) > len(inner) or any(a not in (1, b) for a, b in zip(update.shape, inner[len(inner) - len(update.shape):])):
+        if len(update.shape) > len(inner) or any(
+            a not in (1, b) for a, b in zip(update.shape, inner[len(inner) - len(update.shape) :])
+        ):
             update = self.leaf(inner)
         return self.m.slice_update(x, self.m.broadcast(update, inner), **bounds)
 
@@ -234,7 +239,9 @@ class Generator:
     def op_take_along(self) -> Any:
         x = self.any(1)
         axis = self.axis(x)
-        return self.m.take_along_axis(self.m.tanh(x), self.m.stop_gradient(self.m.argsort(self.any_like(x), axis=axis)), axis=axis)
+        return self.m.take_along_axis(
+            self.m.tanh(x), self.m.stop_gradient(self.m.argsort(self.any_like(x), axis=axis)), axis=axis
+        )
 
     def any_like(self, x: Any) -> Any:
         fit = [v for v in self.values if v.shape == x.shape]
@@ -265,7 +272,9 @@ class Generator:
     def op_mask(self) -> Any:
         x = self.any(1)
         axes = self.axes(x)
-        some = getattr(self.m, "any" if self.rng.random() < 0.5 else "all")(self.m.less(x, self.m.scalar(0.3, self.dtype)), axes=axes)
+        some = getattr(self.m, "any" if self.rng.random() < 0.5 else "all")(
+            self.m.less(x, self.m.scalar(0.3, self.dtype)), axes=axes
+        )
         assert some.dtype is bool_
         return self.m.select(self.m.expanded(some, axes), x, self.m.cos(x))
 
@@ -276,9 +285,21 @@ class Generator:
 
 
 CHOICES = ("take_along", "sort", "arg", "mask", "select")
-WEIGHTS = {"unary": 6, "binary": 6, "reduce": 4, "normalise": 3, "softmax": 2, "matmul": 2, "reshape": 2, "slice": 2, "sort": 0.3}
+WEIGHTS = {
+    "unary": 6,
+    "binary": 6,
+    "reduce": 4,
+    "normalise": 3,
+    "softmax": 2,
+    "matmul": 2,
+    "reshape": 2,
+    "slice": 2,
+    "sort": 0.3,
+}
 
 
-def random_program(seed: int, dtype: str, operations: int = 14, large: bool = False) -> tuple[Program, list[np.ndarray]]:
+def random_program(
+    seed: int, dtype: str, operations: int = 14, large: bool = False
+) -> tuple[Program, list[np.ndarray]]:
     """A program and arguments for it."""
     return Generator(seed, dtype, operations, large).program()

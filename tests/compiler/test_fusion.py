@@ -16,7 +16,7 @@ from mlxir.compiler.passes.fuse import Fused, fuse
 from mlxir.compiler.passes.simplify import simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
 from mlxir.compiler.program import Program
-from mlxir.dialects.mx import RECORDS
+from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import float32, from_name
 from mlxir.runtime.knobs import knobs
@@ -145,13 +145,16 @@ STRUCTURE = {
     "column sums": (lambda: program(lambda m, x: m.sum(x * 2, axes=(0,)), SQUARE), [LOOPS]),
     "row sums": (lambda: program(lambda m, x: m.sum(m.exp(x), axes=(1,)), SQUARE), [LOOPS]),
     "loss": (lambda: program(lambda m, x, y: m.sum(m.square(x - y), axes=(0, 1)), SQUARE, SQUARE), [LOOPS]),
-    "scan of a chain": (lambda: program(lambda m, x: m.cumsum(m.exp(x) * 2, axis=1, reverse=False, inclusive=True), SQUARE), [OWN]),
+    "scan of a chain": (lambda: program(lambda m, x: m.cumsum(m.exp(x) * 2, axis=1, reverse=False, inclusive=True),
+        SQUARE), [OWN]),
     "moved and joined": (
         lambda: program(lambda m, x, y: m.concatenate(m.transpose(x, axes=(1, 0)), -y, axis=0) * 2, (8, 16), (4, 8)), [LOOPS]),
     "several results of one space": (lambda: program(lambda m, x: [m.exp(x), m.sin(x), x * 2], SQUARE), [("loops", 3)]),
-    "row and column results": (lambda: program(lambda m, x: [m.sum(x, axes=(1,)), x - mean(m, x, 1)], SQUARE), [("loops", 2)]),
+    "row and column results": (lambda: program(lambda m, x: [m.sum(x, axes=(1,)), x - mean(m, x, 1)], SQUARE),
+        [("loops", 2)]),
     "optimizer": (
-        lambda: program(lambda m, p, g, s: [p - g * 0.1 * m.rsqrt(s * 0.9 + m.square(g) * 0.1), s * 0.9 + m.square(g) * 0.1], *[SQUARE] * 3),
+        lambda: program(lambda m, p, g, s: [p - g * 0.1 * m.rsqrt(s * 0.9 + m.square(g) * 0.1),
+            s * 0.9 + m.square(g) * 0.1], *[SQUARE] * 3),
         [("loops", 2)]),
 }  # fmt: skip
 
@@ -165,9 +168,33 @@ def test_structure(name: str) -> None:
 
 def test_a_value_used_by_far_away_kernels_is_computed_once() -> None:
     """An expensive value that a matmul and a loop need is written to memory, not computed twice."""
-    traced = program(lambda m, x, w: [m.matmul(m.exp(x), w, ta=False, tb=False), m.sum(m.exp(x), axes=(0,))], SQUARE, (128, 8))
+    traced = program(
+        lambda m, x, w: [m.matmul(m.exp(x), w, ta=False, tb=False), m.sum(m.exp(x), axes=(0,))], SQUARE, (128, 8)
+    )
     text = fused(traced).module.text()
     assert text.count('"mx.exp"') == 1
+    check(traced, data(traced), 1e-5)
+
+
+def test_a_constant_exponent_needs_no_selection() -> None:
+    text = fused(gradient(lambda m, x: m.power(x, m.scalar(3, float32)), SQUARE)).module.text()
+    assert "mx.select" not in text and "mx.power" not in text
+
+
+REDUCED = {
+    "softmax of rows": lambda m, x: m.softmax(x, axes=(1,)),
+    "softmax of columns": lambda m, x: m.softmax(x, axes=(0,)),
+    "centred rows": lambda m, x: [x - mean(m, x, 1), m.sum(m.exp(x) * m.conjugate(x), axes=(1,))],
+    "centred columns": lambda m, x: [x - mean(m, x, 0), m.sum(m.exp(x) * m.conjugate(x), axes=(0,))],
+    "moduli": lambda m, x: [m.abs(x), m.sum(m.abs(x), axes=(0,)), m.imag(x) * 2],
+    "total": lambda m, x: m.sum(m.sin(x), axes=(0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_complex_reductions(name: str) -> None:
+    """A complex number is two registers and two elements of scratch memory."""
+    traced = program(REDUCED[name], (30, 40), dtype=from_name("complex64"))
     check(traced, data(traced), 1e-5)
 
 
@@ -184,7 +211,9 @@ def max_of_centred(m: Any, x: Any, v: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize(("function", "shapes"), [(max_of_products, (SQUARE, ROW, (64, 8))), (max_of_centred, (SQUARE, (64, 8)))])
+@pytest.mark.parametrize(
+    ("function", "shapes"), [(max_of_products, (SQUARE, ROW, (64, 8))), (max_of_centred, (SQUARE, (64, 8)))]
+)
 def test_a_maximum_is_found_again(function: Callable, shapes: tuple, dtype: str) -> None:
     """Values that two kernels compute are equal to the bit, whether they read a value from memory or from a register."""
     traced = gradient(function, *shapes, dtype=from_name(dtype))
@@ -192,7 +221,9 @@ def test_a_maximum_is_found_again(function: Callable, shapes: tuple, dtype: str)
     actual = [a.numpy() for a in evaluate.executable(traced).run([Buffer.from_numpy(a) for a in arguments])]
     expected = pipeline.transformed_program(traced).run_reference(arguments)
     for a, e in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(a.astype(np.float64), e.astype(np.float64), rtol=0, atol={2: 0.05, 4: 1e-4, 8: 1e-11}[a.dtype.itemsize])
+        np.testing.assert_allclose(
+            a.astype(np.float64), e.astype(np.float64), rtol=0, atol={2: 0.05, 4: 1e-4, 8: 1e-11}[a.dtype.itemsize]
+        )
 
 
 def shared_by_all_columns(m: Any, c: Any, x: Any) -> Any:
@@ -223,7 +254,21 @@ def test_programs_that_once_failed(name: str) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_random_programs(seed: int) -> None:
     traced, arguments = random_programs.random_program(seed, "float64", 16)
+    fused(traced)
     check(traced, arguments, 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_batched_random_programs(seed: int) -> None:
+    callee, arguments = random_programs.random_program(3000 + seed, "float64", 12)
+    shapes = [Aval((3, *a.shape), a.dtype) if a.dtype.is_float else a for a in callee.parameters]
+    stacked = [np.stack([x, x * 1.5, -x]) if x.dtype.kind == "f" else x for x in arguments]
+    inputs, outs = [Value(*a) for a in shapes], [Aval((*a.shape, 3), a.dtype) for a in callee.avals]
+    in_axes = tuple(0 if a.dtype.is_float else -1 for a in callee.parameters)
+    attrs = {"callee": callee, "in_axes": in_axes, "out_axes": tuple(a.ndim - 1 for a in outs), "size": 3}
+    traced = cut(apply_transform(RECORDS["vmap"], inputs, attrs, outs), inputs).program
+    fused(traced)
+    check(traced, stacked, 1e-9)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -234,7 +279,10 @@ def test_gradients_of_random_programs(seed: int) -> None:
     attrs = {"callee": callee, "wrt": wrt, "seeded": tuple(range(len(callee.avals)))}
     outs = apply_transform(RECORDS["vjp"], inputs, attrs, [*callee.avals, *[callee.parameters[i] for i in wrt]])
     traced = cut(outs, inputs).program
-    check(traced, [*arguments, *[laws.sample(a.shape, a.dtype.name, "any", i) for i, a in enumerate(callee.avals)]], 1e-9)
+    fused(traced)
+    check(
+        traced, [*arguments, *[laws.sample(a.shape, a.dtype.name, "any", i) for i, a in enumerate(callee.avals)]], 1e-9
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))

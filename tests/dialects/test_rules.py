@@ -1,9 +1,9 @@
 """Laws of the derivative and batching rules: every primitive of the table, by the transform passes and the reference evaluator.
 
-    forward     jvp equals central finite differences, in float64
-    transpose   <ct, J t> = <J^T ct, t>, in float64 and float32
-    second      jvp of vjp equals finite differences of vjp; vjp of vjp is the transpose of jvp of vjp
-    batched     vmap equals loop and stack for every choice of mapped operands; so do vmap of vjp and vjp of vmap
+forward     jvp equals central finite differences, in float64
+transpose   <ct, J t> = <J^T ct, t>, in float64 and float32
+second      jvp of vjp equals finite differences of vjp; vjp of vjp is the transpose of jvp of vjp
+batched     vmap equals loop and stack for every choice of mapped operands; so do vmap of vjp and vjp of vmap
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import laws
 import numpy as np
 import pytest
+
 from mlxir.compiler.graph import Value, apply_transform, cut
 from mlxir.compiler.pipeline import transformed_program
 from mlxir.compiler.program import Program
@@ -25,7 +26,9 @@ UNMAPPED = -1
 
 
 # -- transforms of programs ------------------------------------------------------------------------------------------
-def _transform(name: str, program: Program, inputs: Sequence[Aval], attrs: dict, avals: Sequence[Aval], skip: int = 0) -> Program:
+def _transform(
+    name: str, program: Program, inputs: Sequence[Aval], attrs: dict, avals: Sequence[Aval], skip: int = 0
+) -> Program:
     """The program that applies one transform to `program`, without the first `skip` of its results."""
     values = [Value(*a) for a in inputs]
     outs = apply_transform(RECORDS[name], values, {"callee": program, **attrs}, avals)
@@ -43,7 +46,9 @@ def vjp(program: Program, wrt: Sequence[int]) -> Program:
 def jvp(program: Program, wrt: Sequence[int]) -> Program:
     """`(*operands, *tangents of the operands in wrt) -> tangents`."""
     outs, tangents = program.avals, [program.parameters[i] for i in wrt]
-    return _transform("jvp", program, [*program.parameters, *tangents], {"wrt": tuple(wrt)}, [*outs, *outs], skip=len(outs))
+    return _transform(
+        "jvp", program, [*program.parameters, *tangents], {"wrt": tuple(wrt)}, [*outs, *outs], skip=len(outs)
+    )
 
 
 def _inserted(aval: Aval, axis: int, size: int) -> Aval:
@@ -53,7 +58,9 @@ def _inserted(aval: Aval, axis: int, size: int) -> Aval:
 def vmap(program: Program, in_axes: Sequence[int], out_axes: Sequence[int], size: int) -> Program:
     inputs = [_inserted(a, axis, size) for a, axis in zip(program.parameters, in_axes, strict=True)]
     outs = [_inserted(a, axis, size) for a, axis in zip(program.avals, out_axes, strict=True)]
-    return _transform("vmap", program, inputs, {"in_axes": tuple(in_axes), "out_axes": tuple(out_axes), "size": size}, outs)
+    return _transform(
+        "vmap", program, inputs, {"in_axes": tuple(in_axes), "out_axes": tuple(out_axes), "size": size}, outs
+    )
 
 
 def expanded(program: Program) -> Program:
@@ -83,7 +90,12 @@ def _differentiable(row: laws.Row, dtype: str) -> bool:
     wanted = (dtype,) if dtype == "complex64" else laws.FLOATS
     # astype to an integer or bool passes derivatives through by convention: no law of finite differences.
     rounds = row.name == "astype" and not row.attrs["dtype"].is_inexact
-    return ruled and not rounds and not set(wanted).isdisjoint(row.dtypes) and any(_inexact(o, dtype) for o in row.operands)
+    return (
+        ruled
+        and not rounds
+        and not set(wanted).isdisjoint(row.dtypes)
+        and any(_inexact(o, dtype) for o in row.operands)
+    )
 
 
 def cases(*names: str) -> list:
@@ -115,7 +127,9 @@ def inner(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
     return float(sum(np.sum(np.conj(_wide(x)) * _wide(y)).real for x, y in zip(a, b, strict=True)))
 
 
-def shifted(arguments: Sequence[np.ndarray], wrt: Sequence[int], tangents: Sequence[np.ndarray], h: float) -> list[np.ndarray]:
+def shifted(
+    arguments: Sequence[np.ndarray], wrt: Sequence[int], tangents: Sequence[np.ndarray], h: float
+) -> list[np.ndarray]:
     out = list(arguments)
     for i, t in zip(wrt, tangents, strict=True):
         out[i] = (arguments[i] + h * t).astype(arguments[i].dtype)
@@ -124,7 +138,9 @@ def shifted(arguments: Sequence[np.ndarray], wrt: Sequence[int], tangents: Seque
 
 def differences(program: Program, arguments: list, wrt: Sequence[int], tangents: list, h: float) -> list[np.ndarray]:
     """Central finite differences of fourth order. An infinite result that stays has derivative zero."""
-    at = {k: [_wide(r) for r in program.run_reference(shifted(arguments, wrt, tangents, k * h))] for k in (-2, -1, 1, 2)}
+    at = {
+        k: [_wide(r) for r in program.run_reference(shifted(arguments, wrt, tangents, k * h))] for k in (-2, -1, 1, 2)
+    }
     found = []
     for a, b, c, d in zip(at[-1], at[1], at[-2], at[2], strict=True):
         a, b, c, d = (np.where((a == b) & np.isinf(a), 0, r) for r in (a, b, c, d))
@@ -139,7 +155,9 @@ def assert_near(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], to
         np.testing.assert_allclose(_wide(a), e, rtol=tolerance, atol=tolerance * scale)
 
 
-def assert_transposed(cts: Sequence, forward: Sequence, backward: Sequence, tangents: Sequence, tolerance: float) -> None:
+def assert_transposed(
+    cts: Sequence, forward: Sequence, backward: Sequence, tangents: Sequence, tolerance: float
+) -> None:
     """<ct, J t> = <J^T ct, t>."""
     left, right = inner(cts, forward), inner(backward, tangents)
     scale = sum(np.sum(np.abs(c * f)) for c, f in zip(cts, forward, strict=True)) + 1
@@ -221,10 +239,13 @@ def test_second_order(row: laws.Row, dtype: str) -> None:
 SIZE = 3
 
 
-def _mapped(row: laws.Row, dtype: str, operands: list[np.ndarray], chosen: Sequence[int], axes: dict[int, int]) -> list[np.ndarray]:
+def _mapped(
+    row: laws.Row, dtype: str, operands: list[np.ndarray], chosen: Sequence[int], axes: dict[int, int]
+) -> list[np.ndarray]:
     """Operands of which the chosen ones are stacked along their axis, each example different."""
     lanes = [
-        [laws.sample(s, d or dtype, domain, 100 * lane + i) for i, (s, d, domain) in enumerate(row.operands)] for lane in range(SIZE)
+        [laws.sample(s, d or dtype, domain, 100 * lane + i) for i, (s, d, domain) in enumerate(row.operands)]
+        for lane in range(SIZE)
     ]
     return [np.stack([lane[i] for lane in lanes], axes[i]) if i in chosen else x for i, x in enumerate(operands)]
 
@@ -233,7 +254,9 @@ def example(arguments: Sequence[np.ndarray], in_axes: Sequence[int], lane: int) 
     return [a if axis == UNMAPPED else np.take(a, lane, axis) for a, axis in zip(arguments, in_axes, strict=True)]
 
 
-def assert_stacked(program: Program, arguments: Sequence[np.ndarray], in_axes: Sequence[int], out_axes: Sequence[int]) -> None:
+def assert_stacked(
+    program: Program, arguments: Sequence[np.ndarray], in_axes: Sequence[int], out_axes: Sequence[int]
+) -> None:
     """vmap of `program` equals running it per example and stacking."""
     actual = expanded(vmap(program, in_axes, out_axes, SIZE)).run_reference(arguments)
     single = expanded(program)
@@ -329,7 +352,9 @@ def test_what_a_composite_does_not_write_is_derived(name: str, rule: str, monkey
     laws.assert_close(derived.run_reference(arguments)[0], written[0], factor=10)
 
 
-@pytest.mark.parametrize(("name", "count"), [("arctan", 1), ("arcsinh", 1), ("arccosh", 1), ("arctan2", 2), ("log10", 1), ("log2", 1)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("arctan", 1), ("arcsinh", 1), ("arccosh", 1), ("arctan2", 2), ("log10", 1), ("log2", 1)]
+)
 def test_float16_derivatives_do_not_overflow(name: str, count: int) -> None:
     """Large operands whose square is beyond float16, where the derivative is not 0."""
     operands = [np.array([3.0, 300.0, 2000.0, 60000.0], np.float16)] * count
@@ -355,7 +380,9 @@ def test_more_examples_than_an_index_dtype_can_count(dtype: str) -> None:
     for program, arguments, shape in ((taken, [x, index], (size, 1)), (gathered, [x, index], (size, 1, 1))):
         (actual,) = expanded(vmap(program, [0, 0], [0], size)).run_reference(arguments)
         np.testing.assert_array_equal(actual, expected.reshape(shape))
-    (actual,) = expanded(vmap(written, [0, 0, UNMAPPED], [0], size)).run_reference([x, index, np.ones((1, 1), np.float32)])
+    (actual,) = expanded(vmap(written, [0, 0, UNMAPPED], [0], size)).run_reference(
+        [x, index, np.ones((1, 1), np.float32)]
+    )
     plus = x.copy()
     plus[lanes, index[:, 0]] += 1
     np.testing.assert_array_equal(actual, plus)
@@ -366,7 +393,9 @@ def test_more_examples_than_an_index_dtype_can_count(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "int64", "bool"])
-@pytest.mark.parametrize("name", ["max", "min", "prod", "sum", "square", "abs", "subtract", "multiply", "remainder", "power", "maximum"])
+@pytest.mark.parametrize(
+    "name", ["max", "min", "prod", "sum", "square", "abs", "subtract", "multiply", "remainder", "power", "maximum"]
+)
 def test_integer_operands_have_integer_derivatives(name: str, dtype: str) -> None:
     """Arithmetic in the dtype itself; the derivative of an extremum with ties is shared by whole numbers."""
     kind = dtypes.from_name(dtype).numpy
@@ -382,8 +411,10 @@ def test_integer_operands_have_integer_derivatives(name: str, dtype: str) -> Non
     assert [t.dtype for t in tangents] == [a.dtype.numpy for a in program.avals]
     if dtype == "int32":
         expected = {
-            "max": [[1, 0, 0, 0]], "min": [[0, 0, 1, 0]], "prod": [[0, 0, 6, 0]], "sum": [[1, 1, 1, 1]], "square": [[6, 2, 0, 4]],
+            "max": [[1, 0, 0, 0]], "min": [[0, 0, 1, 0]], "prod": [[0, 0, 6, 0]], "sum": [[1, 1, 1, 1]],
+            "square": [[6, 2, 0, 4]],
             "abs": [[1, 1, 0, 1]], "subtract": [[1] * 4, [-1] * 4], "multiply": [[1, 2, 3, 1], [3, 1, 0, 2]],
-            "remainder": [[1] * 4, [-3, 0, 0, -2]], "power": [[1, 2, 0, 1], [0] * 4], "maximum": [[1, 0, 0, 1], [0, 1, 1, 0]],
+            "remainder": [[1] * 4, [-3, 0, 0, -2]], "power": [[1, 2, 0, 1], [0] * 4],
+            "maximum": [[1, 0, 0, 1], [0, 1, 1, 0]],
         }[name]  # fmt: skip
         assert [g.tolist() for g in gradients] == expected
