@@ -1,6 +1,7 @@
 """Random programs over the primitives, for properties of the compiler: reproducible by seed, with tame values.
 
-Values share subexpressions, shapes come from a small palette per program (so that operands often fit), and several values are results.
+Values share subexpressions, shapes come from a small palette per program (so that operands often fit), and several
+values are results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gradients of public functions equal real MLX's: at generic points, and where BEHAVIOUR section 5 fixes a convention."""
+"""Gradients of public functions equal real MLX's: at generic points, and where BEHAVIOUR section 5 fixes a convention."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ UNARY = {
 BINARY = {
     **{n: (X, Y) for n in ("add", "subtract", "multiply", "maximum", "minimum", "arctan2", "logaddexp")},
     "divide": (X, P), "power": (P, Y), "remainder": (X, P), "floor_divide": (X, P),
-    "inner": (V, W), "outer": (V, W), "kron": (SMALL, V), "matmul": (M1, M2), "tensordot": (M1, M2),
+    "inner": (V, W), "outer": (V, W), "kron": (SMALL, V), "matmul": (M1, M2),
 }  # fmt: skip
 REDUCTIONS = ("sum", "mean", "max", "min", "prod", "var", "std", "logsumexp")
 CASES: dict[str, tuple] = {
     **{n: (lambda m, x, n=n: getattr(m, n)(x), x) for n, x in UNARY.items()},
-    **{n: (lambda m, x, y, n=n: getattr(m, n)(x, y, 1) if n == "tensordot" else getattr(m, n)(x, y), *xy) for n,
-        xy in BINARY.items()},
-    **{f"{n} of rows": (lambda m, x, y, n=n: getattr(m, n)(x, y), X, P[0]) for n in ("add", "subtract", "multiply",
-        "divide", "maximum")},
+    **{n: (lambda m, x, y, n=n: getattr(m, n)(x, y), *xy) for n, xy in BINARY.items()},
+    "tensordot": (lambda m, x, y: m.tensordot(x, y, 1), M1, M2),
+    **{f"{n} of rows": (lambda m, x, y, n=n: getattr(m, n)(x, y), X, P[0])
+       for n in ("add", "subtract", "multiply", "divide", "maximum")},
     **{f"{n} all": (lambda m, x, n=n: getattr(m, n)(x), X) for n in REDUCTIONS},
     **{f"{n} axis {a}": (lambda m, x, n=n, a=a: getattr(m, n)(x, axis=a, keepdims=True), T) for n in REDUCTIONS
         for a in (1, (0, 2))},
@@ -76,8 +76,8 @@ CASES: dict[str, tuple] = {
     "put_along_axis": (lambda m, x, y: m.put_along_axis(x, m.array([[0, 3, 1, 2]] * 3), y, axis=1), X, Y),
     "set slice": (lambda m, x, v: _assigned(x, (slice(None), 1), v[:3]), X, V),
     "set gather": (lambda m, x, v: _assigned(x, m.array([2, 0]), v), X, V),
-    **{f"at {n}": (lambda m, x, y, n=n: getattr(x.at[m.array([0, 2])], n)(y[:2]), X, P) for n in ("add", "subtract",
-        "maximum", "minimum")},
+    **{f"at {n}": (lambda m, x, y, n=n: getattr(x.at[m.array([0, 2])], n)(y[:2]), X, P)
+       for n in ("add", "subtract", "maximum", "minimum")},
     "at add twice": (lambda m, x, y: x.at[m.array([0, 0, 1])].add(y), X, Y),
     "at slice": (lambda m, x, v: x.at[1:, 2].add(v[:2]), X, V),
     "norm": (lambda m, x: m.linalg.norm(x), X), "norm axis": (lambda m, x: m.linalg.norm(x, ord=1, axis=1), X),
@@ -85,8 +85,8 @@ CASES: dict[str, tuple] = {
     "layer_norm": (lambda m, x, w, b: m.fast.layer_norm(x, w, b, 1e-5), X, V, W),
     "rms_norm": (lambda m, x, w: m.fast.rms_norm(x, w, 1e-5), X, V),
     "rope": (lambda m, x: m.fast.rope(x, 4, traditional=False, base=10000.0, scale=1.0, offset=1), T[:, None]),
-    "attention": (lambda m, q, k: m.fast.scaled_dot_product_attention(q, k, q * k, scale=0.5), T[:, None], T[::-1,
-        None].copy()),
+    "attention": (lambda m, q, k: m.fast.scaled_dot_product_attention(q, k, q * k, scale=0.5),
+        T[:, None], T[::-1, None].copy()),
     "astype": (lambda m, x: (x.astype(m.float16) * 2).astype(m.float32), X),
     "complex abs": (lambda m, x, y: m.abs(x + 1j * y), X, Y),
     "complex exp": (lambda m, x, y: m.real(m.exp(x + 1j * y)), X, Y),
@@ -156,17 +156,17 @@ EDGES: dict[str, tuple] = {
     "x ** 0 at 0": (lambda m, x: m.power(x, m.array([0.0, 0.0])), [0.0, 2.0], [0.0, 0.0]),
     "base 0, exponent 0": (lambda m, x: m.power(m.array([0.0]), x), [0.0], [0.0]),
     "logsumexp, inf": (lambda m, x: m.logsumexp(x), [INF, 1.0], [NAN, 0.0]),
-    "multiply at a zero": (lambda m, x: x.at[m.array([0, 0, 1])].multiply(m.array([2.0, 3.0, 4.0])), [0.0, 2.0], [6.0,
-        4.0]),
+    "multiply at a zero": (lambda m, x: x.at[m.array([0, 0, 1])].multiply(m.array([2.0, 3.0, 4.0])),
+        [0.0, 2.0], [6.0, 4.0]),
     "the last assignment wins": (lambda m, x: _assigned(m.zeros(2), m.array([0, 0]), x), [1.0, 2.0], [0.0, 1.0]),
-    "updates with a zero": (lambda m, x: m.array([5.0, 2.0]).at[m.array([0, 0, 1])].multiply(x), [0.0, 3.0, 4.0], [15.0,
-        0.0, 2.0]),
+    "updates with a zero": (lambda m, x: m.array([5.0, 2.0]).at[m.array([0, 0, 1])].multiply(x),
+        [0.0, 3.0, 4.0], [15.0, 0.0, 2.0]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EDGES)
 def test_conventions(name: str) -> None:
-    """Where an expected gradient stands in the table, MLX has NaN or no rule, or lets a lost assignment have a gradient."""
+    """Where the table has an expected gradient, MLX gives NaN, has no rule or lets a lost assignment have a gradient."""
     function, point, *expected = EDGES[name]
 
     def gradient(m):

@@ -1,4 +1,4 @@
-"""Laws of the derivative and batching rules: every primitive of the table, by the transform passes and the reference evaluator.
+"""Laws of the derivative and batching rules, for every primitive of the table: transform passes, then reference evaluator.
 
 forward     jvp equals central finite differences, in float64
 transpose   <ct, J t> = <J^T ct, t>, in float64 and float32

@@ -32,7 +32,7 @@ NEVER = ("mlx", "torch", "jax", "tensorflow", "api", "compiler", "dialects", "ru
 
 MAX_LINES = 600
 LONG_FILES: dict[str, str] = {}  # path -> why it is one room and not several
-IMPORT_BUDGET_MS = 50  # beyond NumPy's own (DESIGN section 1)
+IMPORT_SHARE = 0.5  # of NumPy's own import, which takes about 100 ms: the 50 ms of DESIGN section 1
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,12 @@ def test_import_loads_no_compiler():
 
 
 def test_import_takes_little_beyond_numpy():
-    """Processor time, the least of five processes: other work on the machine only ever adds to it."""
-    code = "import time, numpy; t = time.process_time(); import mlxir; print((time.process_time() - t) * 1e3)"
-    assert min(in_new_process(code) for _ in range(5)) <= IMPORT_BUDGET_MS
+    """Beside NumPy's own import in the same process, least of five: a ratio holds on a slow or busy machine, too."""
+    code = (
+        "import time; a = time.process_time(); import numpy; b = time.process_time(); import mlxir;"
+        " print((time.process_time() - b) / (b - a))"
+    )
+    assert min(in_new_process(code) for _ in range(5)) <= IMPORT_SHARE
 
 
 def test_no_file_outgrows_its_room():
