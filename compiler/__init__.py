@@ -1,1 +1,3 @@
-"""From a traced graph to an executable: graph -> build -> passes -> lower -> target; `pipeline.py` reads as the architecture."""
+"""From a traced graph to an executable: graph -> build -> passes -> lower -> target; `pipeline.py` reads as the
+architecture.
+"""

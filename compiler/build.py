@@ -1,10 +1,12 @@
 """Build: a traced program becomes a module of functions in the `mx` dialect.
 
     loss, g = value_and_grad(f)(x)     func.func private @f(%x) { %0 = "mx.sin"(%x) ... }
-                                       func.func @main(%x) { %df = "mx.vjp"() {callee = @f, wrt = [0]} : () -> (... -> ...)
+                                       func.func @main(%x) { %df = "mx.vjp"() {callee = @f, wrt = [0]} : () -> (... ->
+                                       ...)
                                                              %l, %g = func.call_indirect %df(%x, %one) ... }
 
-A program that a transform names becomes a private function; every operation carries the user's file and line. (A transform makes a function value
+A program that a transform names becomes a private function; every operation carries the user's file and line. (A
+transform makes a function value
 because IRDL, in which the dialect is defined, has no operand lists of mixed types.)
 """
 

@@ -1,6 +1,8 @@
-"""The cache of executables: in memory by the program's structure, bounded, least recently used first out; on disk by a digest of it.
+"""The cache of executables: in memory by the program's structure, bounded, least recently used first out; on disk by a
+digest of it.
 
-A hit in either loads no MLIR. The digest covers the compiler's own sources and the host's processor, so a changed compiler or another machine
+A hit in either loads no MLIR. The digest covers the compiler's own sources and the host's processor, so a changed
+compiler or another machine
 never meets stale code.
 """
 

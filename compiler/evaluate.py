@@ -1,7 +1,9 @@
 """Evaluation of lazy values in two tiers (DESIGN section 4).
 
-A graph that is seen for the first time runs at once on the reference evaluator; one that keeps coming back is compiled. The decision
-depends on counts alone, so a program's results can be reproduced. MLIR is loaded only when a graph holds a transform or is compiled.
+A graph that is seen for the first time runs at once on the reference evaluator; one that keeps coming back is compiled.
+The decision
+depends on counts alone, so a program's results can be reproduced. MLIR is loaded only when a graph holds a transform or
+is compiled.
 """
 
 from __future__ import annotations
@@ -114,7 +116,9 @@ def _concrete(value: Value) -> bool:
 
 
 def _through_tracers(nodes: list[Node]) -> set[int]:
-    """Which of the evaluated nodes depend on a tracer: directly, or through a value evaluated before with its graph kept."""
+    """Which of the evaluated nodes depend on a tracer: directly, or through a value evaluated before with its graph
+    kept.
+    """
     traced: set[int] = set()
     for node in nodes:
         if any(v.alias is not None or id(v.node) in traced or (v.buffer is not None and v.node) for v in node.inputs):
@@ -144,7 +148,8 @@ def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
 def _comes_back(program: Program) -> bool:
     """Whether this evaluation of an equal graph is the one from which on it runs compiled.
 
-    Graphs that differ in shapes or constants only are variants of one structure, of which few are compiled: a cache that grows by one each step
+    Graphs that differ in shapes or constants only are variants of one structure, of which few are compiled: a cache
+    that grows by one each step
     must not compile at each step.
     """
     key = program.key
@@ -167,11 +172,11 @@ def _placeholder_error(value: Value) -> Exception:
     trace = value.trace
     if trace is not None and trace.active:
         return ValueError(
-            f"[eval] not allowed during {trace.kind}: {trace.name}{at(trace.where)} is being traced, so its arrays have a shape but no"
-            " data. Attempting to eval an array during function transformations like compile or vmap is not allowed."
+            f"[eval] not allowed during {trace.kind}: {trace.name}{at(trace.where)} is being traced, so its arrays have a"
+            " shape but no data. Attempting to eval an array during function transformations like compile or vmap is not allowed."
         )
     made = f" It was made while {trace.kind} traced {trace.name}{at(trace.where)}." if trace is not None else ""
     return RuntimeError(
-        f"[eval] Attempting to eval an array without a primitive.{made} If you are using compile, make sure that all inputs"
-        " and outputs are captured (inputs=, outputs=) or returned."
+        f"[eval] Attempting to eval an array without a primitive.{made} If you are using compile, make sure that all"
+        " inputs and outputs are captured (inputs=, outputs=) or returned."
     )

@@ -1,8 +1,11 @@
 """The lazy trace: what operations on arrays record, before any MLIR exists.
 
-A `Value` is one immutable array of the trace: concrete (it has data), the result of a `Node`, or a stand-in made by a transform:
-a *tracer* (`alias` is the primal it stands for, so it can be read) or a *placeholder* (`trace` set; shape and dtype only).
-`close` makes a `Program` of the nodes between the inputs and the outputs of a traced function; what they use from outside is captured
+A `Value` is one immutable array of the trace: concrete (it has data), the result of a `Node`, or a stand-in made by a
+transform:
+a *tracer* (`alias` is the primal it stands for, so it can be read) or a *placeholder* (`trace` set; shape and dtype
+only).
+`close` makes a `Program` of the nodes between the inputs and the outputs of a traced function; what they use from
+outside is captured
 and becomes extra operands of the transform that names the program: closures need no special case.
 """
 
@@ -30,7 +33,9 @@ class Node:
 
     __slots__ = ("avals", "attrs", "inputs", "primitive", "results", "where")
 
-    def __init__(self, primitive: Primitive, attrs: dict, inputs: tuple[Value, ...], avals: Sequence[Aval], where: Where):
+    def __init__(
+        self, primitive: Primitive, attrs: dict, inputs: tuple[Value, ...], avals: Sequence[Aval], where: Where
+    ):
         self.primitive, self.attrs, self.inputs, self.avals, self.where = primitive, attrs, inputs, avals, where
         self.results: list[Buffer] | None = None
 
@@ -184,7 +189,8 @@ def cut(
     is_leaf: Callable[[Value], bool] = lambda v: v.node is None,
     see: Callable[[Value], Value] = lambda v: v,
 ) -> Cut:
-    """The program that computes `outputs` from `inputs` and from the leaves met on the way, which become further parameters.
+    """The program that computes `outputs` from `inputs` and from the leaves met on the way, which become further
+    parameters.
 
     `see` maps a node's input to the value it stands for. Iterative, because traces are deep.
     """
@@ -233,7 +239,8 @@ def cut(
 def close(inputs: Sequence[Value], outputs: Sequence[Value], since: int, name: str) -> tuple[Program, list[Value]]:
     """The function that was traced from `inputs` to `outputs`, and what it captured.
 
-    Only values made after `since` (see `first_uid`) can depend on the inputs; older ones are captured. A tracer of a transform that ran inside
+    Only values made after `since` (see `first_uid`) can depend on the inputs; older ones are captured. A tracer of a
+    transform that ran inside
     stands for its primal: what leaked out of that transform still depends on the inputs.
     """
     given = {id(v) for v in inputs}

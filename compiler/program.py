@@ -1,4 +1,5 @@
-"""Programs: straight-line functions as plain data, between the trace and the module, and what the reference tier runs."""
+"""Programs: straight-line functions as plain data, between the trace and the module, and what the reference tier runs.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +26,19 @@ class Instruction(NamedTuple):
 
 
 class Program:
-    """A traced function. `key` identifies its structure: primitives, attributes, edges, shapes and dtypes, not names or lines."""
+    """A traced function. `key` identifies its structure: primitives, attributes, edges, shapes and dtypes, not names or
+    lines.
+    """
 
-    def __init__(self, parameters: Sequence[Aval], instructions: Sequence[Instruction], outputs: Sequence[int], name: str):
-        self.parameters, self.instructions, self.outputs, self.name = list(parameters), instructions, list(outputs), name
+    def __init__(
+        self, parameters: Sequence[Aval], instructions: Sequence[Instruction], outputs: Sequence[int], name: str
+    ):
+        self.parameters, self.instructions, self.outputs, self.name = (
+            list(parameters),
+            instructions,
+            list(outputs),
+            name,
+        )
         self._key: tuple | None = None
         self._dead: list[list[int]] | None = None
 
@@ -69,7 +79,9 @@ class Program:
                     self._dead[n].append(slot)
         values: dict[int, np.ndarray] = dict(enumerate(arguments))
         for i, dead in zip(self.instructions, self._dead, strict=True):
-            values.update(zip(i.results, compute(i.record, [values[s] for s in i.operands], i.attrs, i.avals), strict=True))
+            values.update(
+                zip(i.results, compute(i.record, [values[s] for s in i.operands], i.attrs, i.avals), strict=True)
+            )
             for slot in dead:
                 del values[slot]
         return [values[slot] for slot in self.outputs]

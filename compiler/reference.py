@@ -34,7 +34,9 @@ class NumpyBuilder(OpBuilder):
 _builder = NumpyBuilder()
 
 
-def compute(record: Primitive, arrays: Sequence[np.ndarray], attrs: dict, avals: Sequence[Aval] | None = None) -> list[np.ndarray]:
+def compute(
+    record: Primitive, arrays: Sequence[np.ndarray], attrs: dict, avals: Sequence[Aval] | None = None
+) -> list[np.ndarray]:
     """The results of one primitive, each of its inferred dtype."""
     if record.kind == "composite":
         return [h.array for h in record.decompose(_builder, *[NumpyHandle(a, _builder) for a in arrays], **attrs)]
@@ -47,4 +49,3 @@ def compute(record: Primitive, arrays: Sequence[np.ndarray], attrs: dict, avals:
     with np.errstate(all="ignore"):
         results = record.reference(*arrays, **attrs)
     return [np.asarray(r, dtype=a.dtype.numpy) for r, a in zip(results, avals, strict=True)]
-

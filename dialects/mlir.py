@@ -1,6 +1,8 @@
-"""The one file that imports MLIR: the context, the `mx` dialect made from the records, and the builder of its operations.
+"""The one file that imports MLIR: the context, the `mx` dialect made from the records, and the builder of its
+operations.
 
-An installed upstream `mlir` package is preferred; otherwise the bindings that the torch-mlir wheel carries are used. Importing this
+An installed upstream `mlir` package is preferred; otherwise the bindings that the torch-mlir wheel carries are used.
+Importing this
 module costs about 0.2 s, so only a cache miss does.
 """
 
@@ -29,8 +31,8 @@ from mlxir.runtime.knobs import knobs
 
 from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
 
-__all__ = ["Function", "Module", "MxBuilder", "Op", "Tensor", "element_type", "ir", "location", "run_passes", "tensor_type",
-           "to_llvm"]  # fmt: skip
+__all__ = ["Function", "Module", "MxBuilder", "Op", "Tensor", "element_type", "ir", "location", "run_passes",
+           "tensor_type", "to_llvm"]  # fmt: skip
 
 
 class Mx(ext.Dialect, name="mx"):
@@ -43,7 +45,10 @@ def _define_operations() -> None:
 
         def body(namespace: dict, record: Primitive = record) -> None:
             namespace["__annotations__"] = {
-                **{n.lstrip("*"): Sequence[ext.Operand[Any]] if n[0] == "*" else ext.Operand[Any] for n in record.operands},
+                **{
+                    n.lstrip("*"): Sequence[ext.Operand[Any]] if n[0] == "*" else ext.Operand[Any]
+                    for n in record.operands
+                },
                 **dict.fromkeys(record.attrs, Any),
                 "out": ext.Result[Any],
             }
@@ -53,7 +58,8 @@ def _define_operations() -> None:
 
 
 _define_operations()
-# For every operation met, the bindings look for a Python module of its dialect, and search the disk again each time there is none.
+# For every operation met, the bindings look for a Python module of its dialect, and search the disk again each time
+# there is none.
 _HOME = ir.__name__.rpartition(".")[0] or "mlir"
 sys.modules.setdefault(f"{_HOME.split('.')[0]}.dialects.mx", types.ModuleType("mx"))
 context = ir.Context()
@@ -208,7 +214,9 @@ class MxBuilder(OpBuilder):
             )
         return [Tensor(v, a, self) for v, a in zip(operation.results, avals, strict=True)]
 
-    def transform(self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]) -> list[Tensor]:
+    def transform(
+        self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]
+    ) -> list[Tensor]:
         """`%g = "mx.vjp"() {callee = @f}` makes a function value from a function; `func.call_indirect` applies it."""
         with context, self.at:
             results = [tensor_type(a) for a in avals]
@@ -229,7 +237,8 @@ class MxBuilder(OpBuilder):
 
 
 class Function:
-    """A `func.func` over mx operations. `ops()` reads it once into light records; passes rewrite through `builder_*`."""
+    """A `func.func` over mx operations. `ops()` reads it once into light records; passes rewrite through `builder_*`.
+    """
 
     def __init__(self, operation: ir.Operation):
         self.operation = operation

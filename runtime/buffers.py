@@ -1,7 +1,9 @@
 """Memory of arrays: buffers, the pool that keeps freed blocks, and the memory counters.
 
-glibc gives large blocks back to the kernel, which costs about 1 us per 4 KB page when they are touched again (DESIGN section 5), so freed
-output blocks go to a pool. A buffer is row-contiguous, aligned to 64 bytes, and owns its block or keeps alive what does.
+glibc gives large blocks back to the kernel, which costs about 1 us per 4 KB page when they are touched again (DESIGN
+section 5), so freed
+output blocks go to a pool. A buffer is row-contiguous, aligned to 64 bytes, and owns its block or keeps alive what
+does.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ Block = tuple[int, np.ndarray]
 class _Pool:
     """Free blocks by size class (powers of two with three steps between).
 
-    Taking and giving back a pooled block is one list operation, atomic under the GIL; only fresh memory takes the lock. Each size class keeps
+    Taking and giving back a pooled block is one list operation, atomic under the GIL; only fresh memory takes the lock.
+    Each size class keeps
     at most an eighth of `knobs.pool_bytes`.
     """
 
@@ -88,7 +91,9 @@ pool = _Pool()
 
 
 class _Holder:
-    """Owns a pooled block. NumPy views hold it through `__array_interface__`; when the last one goes, the block returns."""
+    """Owns a pooled block. NumPy views hold it through `__array_interface__`; when the last one goes, the block
+    returns.
+    """
 
     __slots__ = ("__array_interface__", "__weakref__", "block", "size")
 

@@ -1,6 +1,7 @@
 """The exceptions of mlxir and where in the user's program something happened.
 
-Every message starts with the operation in brackets (`[matmul] ...`) and, where it is known, names the user's file and line.
+Every message starts with the operation in brackets (`[matmul] ...`) and, where it is known, names the user's file and
+line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Every environment variable that mlxir reads, typed, in one place.
 
-The debug ladder `MLXIR_DEBUG`: 1 compilations with their time, 2 and kernels with their shapes, 3 and the `mx` module of each
+The debug ladder `MLXIR_DEBUG`: 1 compilations with their time, 2 and kernels with their shapes, 3 and the `mx` module
+of each
 stage, 4 and the loops, 5 and LLVM IR, 6 and assembly; all printed to stderr.
 """
 

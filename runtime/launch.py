@@ -1,6 +1,7 @@
 """Loading and launching executables: object code plus a schedule, plain data that needs no compiler.
 
-llvmlite links the object code into the process (50 ms to import, at the first executable). Parallel loops fork and join through the OpenMP
+llvmlite links the object code into the process (50 ms to import, at the first executable). Parallel loops fork and join
+through the OpenMP
 runtime found on the machine; without one they run on one thread, which is said once.
 """
 
@@ -101,7 +102,14 @@ def _candidates() -> list[str]:
     bundled = [
         path
         for folder in [*site.getsitepackages(), *sys.path]
-        for pattern in ("*.libs/libgomp*", "*/lib/libgomp*", "*.libs/libomp*", "*/lib/libomp*", "*/lib/libiomp5*", "*/.dylibs/libomp*")
+        for pattern in (
+            "*.libs/libgomp*",
+            "*/lib/libgomp*",
+            "*.libs/libomp*",
+            "*/lib/libomp*",
+            "*/lib/libiomp5*",
+            "*/.dylibs/libomp*",
+        )
         for path in sorted(glob.glob(os.path.join(folder, pattern)))
     ]
     return names + ([found] if found else []) + bundled
@@ -185,7 +193,9 @@ class Executable:
         self._arena = pool.size_class(schedule.arena) if schedule.arena else 0
 
     def run(self, arguments: Sequence[Buffer]) -> list[Buffer]:
-        """The results for concrete arguments, which must have the parameters' shapes and dtypes (the caller's key says so)."""
+        """The results for concrete arguments, which must have the parameters' shapes and dtypes (the caller's key says
+        so).
+        """
         buffers = [*arguments, *[Buffer.empty(shape, dtype, size) for shape, dtype, size in self._results]]
         table = self._table(*[b.address or b.pointer for b in buffers])
         arena = pool.take(self._arena) if self._arena else _NO_ARENA

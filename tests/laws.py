@@ -1,6 +1,7 @@
 """The table of primitives for the law tests: one row each, with operands and attributes that exercise it.
 
-A row is `(record, [operands], attrs)`; an operand is `(shape, dtype name, domain)`. Domains keep functions away from their poles where that
+A row is `(record, [operands], attrs)`; an operand is `(shape, dtype name, domain)`. Domains keep functions away from
+their poles where that
 matters; `any` includes zeros, negative and large values.
 """
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from mlxir.compiler.graph import Cut, GraphBuilder, GraphHandle, constant, cut
 from mlxir.dialects.mx import RECORDS
 from mlxir.runtime import dtypes
@@ -23,7 +25,9 @@ EVERY = (*ALL, "complex64")
 
 @dataclass
 class Row:
-    """One primitive applied to operands of some shapes, for each of `dtypes` (None in an operand takes the dtype under test)."""
+    """One primitive applied to operands of some shapes, for each of `dtypes` (None in an operand takes the dtype under
+    test).
+    """
 
     name: str
     operands: list[tuple[tuple[int, ...], str | None, str]]
@@ -49,8 +53,19 @@ def _binary(name: str, domain: str = "any", dtypes: tuple[str, ...] = ALL, secon
 
 
 def _reduce(name: str, dtypes: tuple[str, ...]) -> list[Row]:
-    shapes = [((7, 33), (1,)), ((7, 33), (0,)), ((7, 33), (0, 1)), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)), ((3, 0), (1,)), ((6,), ())]
-    rows = [Row(name, [(s, None, "small")], dtypes if i == 0 else dtypes[:1], {"axes": a}) for i, (s, a) in enumerate(shapes)]
+    shapes = [
+        ((7, 33), (1,)),
+        ((7, 33), (0,)),
+        ((7, 33), (0, 1)),
+        ((3, 4, 5), (0, 2)),
+        ((3, 4, 5), (1,)),
+        ((3, 0), (1,)),
+        ((6,), ()),
+    ]
+    rows = [
+        Row(name, [(s, None, "small")], dtypes if i == 0 else dtypes[:1], {"axes": a})
+        for i, (s, a) in enumerate(shapes)
+    ]
     return rows
 
 
@@ -168,7 +183,9 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
         return np.asarray(rng.integers(0, 8, shape), kind.numpy)
     if kind.kind in "iu":
         info = np.iinfo(kind.numpy)
-        low, high = {"few": (0, 3), "counts": (0, 3), "small": (0, 4), "positive": (1, 4), "nonzero": (1, 9)}.get(domain, (max(info.min, -100), 100))
+        low, high = {"few": (0, 3), "counts": (0, 3), "small": (0, 4), "positive": (1, 4), "nonzero": (1, 9)}.get(
+            domain, (max(info.min, -100), 100)
+        )
         return np.asarray(rng.integers(low, high, shape), kind.numpy)
     x = rng.standard_normal(shape) * 2
     if domain == "positive":
@@ -185,7 +202,9 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
         x = np.abs(np.round(x))
     if kind.kind == "c":
         y = rng.standard_normal(shape)
-        x = x + 1j * (np.copysign(np.abs(y) + 0.5, y) if domain in ("unit", "above1") else y)  # their branch cuts are real
+        x = x + 1j * (
+            np.copysign(np.abs(y) + 0.5, y) if domain in ("unit", "above1") else y
+        )  # their branch cuts are real
     return np.asarray(x, kind.numpy)
 
 
@@ -208,7 +227,12 @@ TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-6, "float64": 1e
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, factor: float = 1.0) -> None:
     """Equal dtype and shape; exact for integers and bool, within the dtype's tolerance otherwise."""
-    assert actual.dtype == expected.dtype and actual.shape == expected.shape, (actual.dtype, expected.dtype, actual.shape, expected.shape)
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape, (
+        actual.dtype,
+        expected.dtype,
+        actual.shape,
+        expected.shape,
+    )
     name = dtypes.from_numpy(actual.dtype).name
     if name not in TOLERANCE:
         np.testing.assert_array_equal(actual, expected)

@@ -38,7 +38,7 @@ class Generator:
         self.inputs: list[GraphHandle] = []
         self.arrays: list[np.ndarray] = []
         self.values: list[Any] = [self.leaf(self.shape()) for _ in range(self.rng.integers(1, 4))]
-        # A choice between nearly equal values may fall either way: rounding of the wider dtypes is far too small for that.
+        # A choice between nearly equal values may fall either way; only in float64 is that as good as impossible.
         self.choices = dtype == "float64"
         kinds = [getattr(self, n) for n in dir(self) if n.startswith("op_") and (self.choices or n[3:] not in CHOICES)]
         weights = np.array([WEIGHTS.get(k.__name__[3:], 1) for k in kinds], float)
@@ -191,10 +191,11 @@ class Generator:
         bounds = self.bounds(x.shape)
         inner = self.m.slice(x, **bounds).shape
         update = self.partner(self.m.full(value=0, shape=inner, dtype=self.dtype))
-        if len(update.shape) > len(inner) or any(
-            a not in (1, b) for a, b in zip(update.shape, inner[len(inner) - len(update.shape) :])
-        ):
-            update = self.leaf(inner)
+        try:
+            fits = broadcast_shapes("", update.shape, inner) == inner
+        except ValueError:
+            fits = False
+        update = update if fits else self.leaf(inner)
         return self.m.slice_update(x, self.m.broadcast(update, inner), **bounds)
 
     def op_pad(self) -> Any:

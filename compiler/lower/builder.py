@@ -1,7 +1,9 @@
 """The builder of scalar code that records' bodies are written against: `lambda k, x: k.sin(x)`.
 
-Scalars carry their mlxir dtype. float16 and bfloat16 live in registers as float32 and are rounded when stored; bool is `i1` in a register and
-a byte in memory; complex64 is a pair of float32. Every operation is IEEE's, rounded once: compiled code gives the bits of eager code,
+Scalars carry their mlxir dtype. float16 and bfloat16 live in registers as float32 and are rounded when stored; bool is
+`i1` in a register and
+a byte in memory; complex64 is a pair of float32. Every operation is IEEE's, rounded once: compiled code gives the bits
+of eager code,
 except where a reduction is reassociated.
 """
 
@@ -21,7 +23,9 @@ with context:
         for d in dtypes.ALL
         if d is not complex64
     }
-    _STORAGE = {d: ir.Type.parse({"i1": "i8"}.get(d.mlir, d.mlir.replace("ui", "i"))) for d in dtypes.ALL if d is not complex64}
+    _STORAGE = {
+        d: ir.Type.parse({"i1": "i8"}.get(d.mlir, d.mlir.replace("ui", "i"))) for d in dtypes.ALL if d is not complex64
+    }
     _STORAGE[complex64] = _STORAGE[float32]
     INDEX = ir.IndexType.get()
     _I1 = _TYPES[bool_]
@@ -133,9 +137,8 @@ class KernelBuilder:
     # -- plumbing ---------------------------------------------------------------------------------------------------
     def op(self, name: str, operands: Sequence[ir.Value], result: ir.Type | None = None, **attributes: Any) -> Any:
         """One operation with at most one result, which is returned."""
-        created = ir.Operation.create(
-            name, results=[result] if result is not None else [], operands=operands, attributes=attributes, loc=self.loc, ip=self.ip
-        )  # fmt: skip
+        results = [result] if result is not None else []
+        created = ir.Operation.create(name, results, operands, attributes, loc=self.loc, ip=self.ip)
         return created.result if result is not None else created
 
     def reg(self, name: str, operands: Sequence[Reg], dtype: Dtype, **attributes: Any) -> Reg:
@@ -167,7 +170,9 @@ class KernelBuilder:
             two, one = self.index(2), self.index(1)
             real = self.op("arith.muli", [position, two], INDEX)
             imag = self.op("arith.addi", [real, one], INDEX)
-            parts = tuple(Reg(self.op("memref.load", [buffer, i], _TYPES[float32]), float32, self) for i in (real, imag))
+            parts = tuple(
+                Reg(self.op("memref.load", [buffer, i], _TYPES[float32]), float32, self) for i in (real, imag)
+            )
             return Reg(parts, complex64, self)
         value = self.op("memref.load", [buffer, position], _STORAGE[dtype])
         if dtype is bool_:
@@ -360,7 +365,9 @@ class KernelBuilder:
         return self.rounded(Reg(x.value, dtype, self))
 
     def rounded(self, x: Reg) -> Reg:
-        """A 2-byte float as memory would give it back: explicit conversions and tests of equality need that, arithmetic does not."""
+        """A 2-byte float as memory would give it back: explicit conversions and tests of equality need that, arithmetic
+        does not.
+        """
         if not x.dtype.is_float or x.dtype.size != 2:
             return x
         narrow = self.op("arith.truncf", [x.value], _STORAGE[x.dtype])

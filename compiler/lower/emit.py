@@ -1,6 +1,7 @@
 """Emits scalar graphs and the loops around them as scf/memref/arith/math operations.
 
-Loops whose iterations are independent, but for named reductions, are `scf.parallel`; a target maps them (threads, lanes, vectors). Everything
+Loops whose iterations are independent, but for named reductions, are `scf.parallel`; a target maps them (threads,
+lanes, vectors). Everything
 that does not depend on a loop's variable is computed before the loop.
 """
 
@@ -106,7 +107,9 @@ class Emitter:
 
     def _compare(self, predicate: int, value: ir.Value, bound: int) -> Reg:
         code = ir.IntegerAttr.get(_TYPES[int64], predicate)
-        return Reg(self.k.op("arith.cmpi", [value, self.constant_index(bound)], _TYPES[bool_], predicate=code), bool_, self.k)
+        return Reg(
+            self.k.op("arith.cmpi", [value, self.constant_index(bound)], _TYPES[bool_], predicate=code), bool_, self.k
+        )
 
     # -- values -----------------------------------------------------------------------------------------------------
     def value(self, node: Scalar) -> Reg:
@@ -170,7 +173,9 @@ class Emitter:
 
     # -- loops ------------------------------------------------------------------------------------------------------
     def hoist(self, nodes: Sequence[Scalar], variables: Sequence[Var]) -> None:
-        """Compute now what `nodes` need and what does not depend on `variables`; nothing under a guard, which may not be safe."""
+        """Compute now what `nodes` need and what does not depend on `variables`; nothing under a guard, which may not
+        be safe.
+        """
         bound, seen = frozenset(variables), set()
 
         def visit(node: Scalar) -> None:
@@ -230,7 +235,9 @@ class Emitter:
                     k.op("scf.reduce.return", [self.combine(record, a, b).value])
         return operation
 
-    def serial(self, var: Var, extent: ir.Value, starts: list[Reg], body: Callable[[list[Reg]], list[Reg]]) -> list[Reg]:
+    def serial(
+        self, var: Var, extent: ir.Value, starts: list[Reg], body: Callable[[list[Reg]], list[Reg]]
+    ) -> list[Reg]:
         """`scf.for` that carries registers."""
         k = self.k
         raw = [v for s in starts for v in raw_values(s)]

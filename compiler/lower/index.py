@@ -1,7 +1,9 @@
 """Index arithmetic: integer expressions over loop variables that simplify themselves.
 
-An `Index` is a sum of atoms with integer coefficients plus a constant. An atom is a loop variable, a quotient or remainder that did not
-simplify, or a data-dependent index. Bounds of the atoms decide most divisions: reading a `(B, T, D)` array through a reshape to
+An `Index` is a sum of atoms with integer coefficients plus a constant. An atom is a loop variable, a quotient or
+remainder that did not
+simplify, or a data-dependent index. Bounds of the atoms decide most divisions: reading a `(B, T, D)` array through a
+reshape to
 `(B * T, D)` at `(b * T + t, d)` gives back `(b, t, d)`, so no division reaches the loops.
 """
 
@@ -241,7 +243,9 @@ class Index:
 
 
 def _lift(low: int, n: int) -> int:
-    """How many times n must be added to a value of at least `low` so that it is not negative: loops divide towards zero."""
+    """How many times n must be added to a value of at least `low` so that it is not negative: loops divide towards
+    zero.
+    """
     return max(-(low // n), 0)
 
 

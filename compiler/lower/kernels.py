@@ -23,7 +23,9 @@ LANES = 256  # columns of a scatter that one iteration owns
 
 
 class _Kernel:
-    """What the lowerings below share: the operation, its operands as scalars at an index, and the function that is filled."""
+    """What the lowerings below share: the operation, its operands as scalars at an index, and the function that is
+    filled.
+    """
 
     def __init__(self, function: Function, body: ir.Block, suffix: str = ""):
         ops, results = function.read()
@@ -114,7 +116,8 @@ _COMBINE: dict[str, Callable[[Any, Reg, Reg], Reg]] = {
 
 
 def lower_scatter(function: Function, body: ir.Block) -> Lowered:
-    """A parallel copy, then the updates in order: each iteration owns some columns of the slices, so none is contended."""
+    """A parallel copy, then the updates in order: each iteration owns some columns of the slices, so none is contended.
+    """
     with context, ir.Location.unknown():
         copy = _Kernel(function, body, "_copy")
         x = copy.op.operands[0]
@@ -186,7 +189,12 @@ def _nested(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> N
 
 
 def _slice_start(
-    kernel: _Kernel, x: Tensor, indices: Sequence[Tensor], axes: Sequence[int], sizes: Sequence[int], picks: Sequence[Var]
+    kernel: _Kernel,
+    x: Tensor,
+    indices: Sequence[Tensor],
+    axes: Sequence[int],
+    sizes: Sequence[int],
+    picks: Sequence[Var],
 ) -> tuple[Reg, ir.Value]:
     """(whether the slice lies inside, position of its first element) for the current index values; negatives wrap."""
     k, valid, total = kernel.k, None, None

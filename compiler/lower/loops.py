@@ -3,10 +3,13 @@
 A kernel is a function of mx operations without loops of their own. Three forms, by what it reduces:
 
     map      no reduction: one parallel loop over the elements, or over rows with a loop over the last axis inside
-    row      reductions over the contiguous end: parallel over rows; inside, one loop per stage. A stage computes all reductions
-             whose inputs are known; the results of earlier stages are scalars, and an expensive full-size value that two stages need is
+    row      reductions over the contiguous end: parallel over rows; inside, one loop per stage. A stage computes all
+             reductions
+             whose inputs are known; the results of earlier stages are scalars, and an expensive full-size value that
+             two stages need is
              kept in a row of scratch memory. Softmax and layer norm are one such kernel.
-    column   reductions over leading axes: parallel over blocks of columns; the reduced axes are serial loops around a loop over
+    column   reductions over leading axes: parallel over blocks of columns; the reduced axes are serial loops around a
+    loop over
              the columns of the block, which are contiguous, so accumulators are small arrays
 
     func.func @softmax(%x: memref<64xf32>, %out: memref<64xf32>)
@@ -39,9 +42,11 @@ ROWS_AT_ONCE = 4
 
 
 class Step(NamedTuple):
-    """One function of loops: `extent` iterations of its one top-level scf.parallel, each of about `work` simple operations.
+    """One function of loops: `extent` iterations of its one top-level scf.parallel, each of about `work` simple
+    operations.
 
-    `buffers` says which of the kernel's buffers are its parameters: the kernel's inputs, then its outputs, then its temporaries.
+    `buffers` says which of the kernel's buffers are its parameters: the kernel's inputs, then its outputs, then its
+    temporaries.
     """
 
     name: str
@@ -308,7 +313,9 @@ class _RowEmitter:
         for group in groups:
             for node in _within(group, self.staged):
                 uses[id(node)] = (node, uses.get(id(node), (node, 0))[1] + 1)
-        shared = [n for n, count in uses.values() if count > 1 and n.free & bound and n.cost >= COSTLY and n.kind == "apply"]
+        shared = [
+            n for n, count in uses.values() if count > 1 and n.free & bound and n.cost >= COSTLY and n.kind == "apply"
+        ]
         nested = {id(i) for n in shared for i in _within(n.args, self.staged) if uses[id(i)][1] <= uses[id(n)][1]}
         chosen = [n for n in shared if id(n) not in nested]
         results = {id(s[0]) for s in self.full if _stored_as_is(s[0].dtype)}
@@ -316,7 +323,8 @@ class _RowEmitter:
         return chosen if width <= SCRATCH_BYTES else [n for n in chosen if id(n) in results]
 
     def _prepare(self, nodes: Sequence[Scalar]) -> None:
-        """In a stage's loop: the first stage that computes a shared value keeps it in scratch, later ones read it back."""
+        """In a stage's loop: the first stage that computes a shared value keeps it in scratch, later ones read it back.
+        """
         if not self.scratch:
             return
         e = self.e
@@ -444,7 +452,8 @@ class _ColumnEmitter:
         e.parallel(local, self.count, bind)
 
     def _serial(self, unroll: int, body: Callable[[list], None], n: int = 0) -> None:
-        """Loops over the reduced axes; `body` gets the values of the last variable for `unroll` consecutive iterations."""
+        """Loops over the reduced axes; `body` gets the values of the last variable for `unroll` consecutive iterations.
+        """
         e, var = self.e, self.form.inner[n]
         if n < len(self.form.inner) - 1:
             e.serial(var, e.constant_index(var.extent), [], lambda _: (self._serial(unroll, body, n + 1), [])[1])

@@ -1,6 +1,7 @@
 """The buffer plan: where each value of a fused program lies, and in which order the steps run.
 
-Parameters and results come from the caller's table of pointers; every other value gets an offset in one arena, which it shares with values that are not
+Parameters and results come from the caller's table of pointers; every other value gets an offset in one arena, which it
+shares with values that are not
 alive at the same time.
 """
 

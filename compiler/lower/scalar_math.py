@@ -1,7 +1,9 @@
 """The functions of the scalar builder: rounding, integer division, and what records call exp, tanh, power, ...
 
-Real transcendental functions become operations of the `math` dialect, which each target implements in its own way (the CPU by the polynomials of
-mathlib.py, Metal by its library); what that dialect lacks is composed here. Complex ones follow the usual formulas by parts.
+Real transcendental functions become operations of the `math` dialect, which each target implements in its own way (the
+CPU by the polynomials of
+mathlib.py, Metal by its library); what that dialect lacks is composed here. Complex ones follow the usual formulas by
+parts.
 """
 
 from __future__ import annotations
@@ -143,7 +145,9 @@ class ScalarBuilder(KernelBuilder):
         if x.dtype is complex64:
             zero = (x.value[0] == 0.0) & (x.value[1] == 0.0)
             result = self.exp(y * self.log(x))
-            edge = self.select((y.value[0] == 0.0) & (y.value[1] == 0.0), self.const(1, complex64), self.const(0, complex64))
+            edge = self.select(
+                (y.value[0] == 0.0) & (y.value[1] == 0.0), self.const(1, complex64), self.const(0, complex64)
+            )
             return self.select(zero, edge, result)
         if x.dtype.is_float:
             return self._math("powf", x, y)

@@ -1,7 +1,9 @@
 """The value of one element as a graph of scalars: what a kernel computes, before any loop is chosen.
 
-`Pull` asks a kernel's results for their value at a symbolic index and follows the operations backwards (structural operations only change
-the index). Equal subexpressions are one node, so a value used at the same index twice is computed once, and a value used by two stages of a
+`Pull` asks a kernel's results for their value at a symbolic index and follows the operations backwards (structural
+operations only change
+the index). Equal subexpressions are one node, so a value used at the same index twice is computed once, and a value
+used by two stages of a
 kernel is recognised.
 """
 
@@ -20,12 +22,24 @@ from mlxir.runtime.errors import CompileError
 
 
 class Scalar:
-    """A node: `kind` with its parts. `free` are the loop variables it depends on, `cost` an estimate in simple operations."""
+    """A node: `kind` with its parts. `free` are the loop variables it depends on, `cost` an estimate in simple
+    operations.
+    """
 
     __slots__ = ("args", "cost", "data", "dtype", "free", "key", "kind")
 
-    def __init__(self, kind: str, dtype: Dtype, args: tuple[Scalar, ...], data: tuple, free: frozenset[Var], cost: int, key: Any):
-        self.kind, self.dtype, self.args, self.data, self.free, self.cost, self.key = kind, dtype, args, data, free, cost, key
+    def __init__(
+        self, kind: str, dtype: Dtype, args: tuple[Scalar, ...], data: tuple, free: frozenset[Var], cost: int, key: Any
+    ):
+        self.kind, self.dtype, self.args, self.data, self.free, self.cost, self.key = (
+            kind,
+            dtype,
+            args,
+            data,
+            free,
+            cost,
+            key,
+        )
 
     def __repr__(self) -> str:
         return f"{self.kind}{self.data}({', '.join(map(repr, self.args))})"
@@ -70,7 +84,16 @@ class ScalarGraph:
     def __init__(self) -> None:
         self._nodes: dict[Any, Scalar] = {}
 
-    def _node(self, kind: str, dtype: Dtype, args: tuple = (), data: tuple = (), key: Any = None, cost: int = 0, free: Any = None) -> Scalar:
+    def _node(
+        self,
+        kind: str,
+        dtype: Dtype,
+        args: tuple = (),
+        data: tuple = (),
+        key: Any = None,
+        cost: int = 0,
+        free: Any = None,
+    ) -> Scalar:
         full = (kind, dtype.name, tuple([id(a) for a in args]), key if key is not None else data)
         node = self._nodes.get(full)
         if node is None:
@@ -89,16 +112,22 @@ class ScalarGraph:
 
     def apply(self, record: Primitive | type[_Rounded], args: Sequence[Scalar], attrs: dict, dtype: Dtype) -> Scalar:
         key = (record.name, tuple([attr_key(a) for a in attrs.values()]))
-        return self._node("apply", dtype, tuple(args), (record, attrs), key, 12 if getattr(record, "costly", False) else 1)
+        return self._node(
+            "apply", dtype, tuple(args), (record, attrs), key, 12 if getattr(record, "costly", False) else 1
+        )
 
     def ramp(self, index: Index, start: Any, step: Any, dtype: Dtype) -> Scalar:
-        return self._node("ramp", dtype, (), (index, start, step), (index.key, repr(start), repr(step)), 1, index.free())
+        return self._node(
+            "ramp", dtype, (), (index, start, step), (index.key, repr(start), repr(step)), 1, index.free()
+        )
 
     def index_value(self, index: Any, dtype: Dtype) -> Scalar:
         return self.ramp(Index.of(index), 0, 1, dtype)
 
     def reduce(self, record: Primitive, variables: tuple[Var, ...], body: Scalar) -> Scalar:
-        node = self._node("reduce", body.dtype, (body,), (record, variables), (record.name, tuple(v.name for v in variables)))
+        node = self._node(
+            "reduce", body.dtype, (body,), (record, variables), (record.name, tuple(v.name for v in variables))
+        )
         node.free = body.free - frozenset(variables)
         for v in variables:
             node.cost *= v.extent
@@ -131,9 +160,11 @@ class ScalarGraph:
 
 
 class Pull:
-    """Values of a kernel at symbolic indices. `buffers` numbers the values that lie in memory; `stored` are the kernel's results.
+    """Values of a kernel at symbolic indices. `buffers` numbers the values that lie in memory; `stored` are the
+    kernel's results.
 
-    What a kernel stores, it also reads rounded: other kernels read it from memory, and what both compute from it has to be equal (the
+    What a kernel stores, it also reads rounded: other kernels read it from memory, and what both compute from it has to
+    be equal (the
     gradient of max looks for the elements that equal the maximum).
     """
 
@@ -189,7 +220,12 @@ class Pull:
         return self.graph.reduce(op.record, variables, self.at(x, full))
 
 
-def substitute(graph: ScalarGraph, roots: Sequence[Scalar], mapping: dict[Var, Index], merged: dict[tuple[Var, ...], tuple[Var, ...]]) -> list[Scalar]:
+def substitute(
+    graph: ScalarGraph,
+    roots: Sequence[Scalar],
+    mapping: dict[Var, Index],
+    merged: dict[tuple[Var, ...], tuple[Var, ...]],
+) -> list[Scalar]:
     """The same scalars over other loop variables; `merged` renames the variables of reductions."""
     memo: dict[int, Scalar] = {}
 

@@ -5,7 +5,8 @@ Reverse mode replays the primal operations, then walks them backwards asking eac
     func @f(%x) { %0 = sin %x; return %0 }   ->   func @f_vjp(%x, %ct) { %0 = sin %x; %1 = cos %x; %2 = multiply %ct, %1
                                                                           return %0, %2 }
 
-Forward mode carries a tangent beside each value. A symbolic zero is None, never a tensor. A composite without a rule of its own is replayed
+Forward mode carries a tangent beside each value. A symbolic zero is None, never a tensor. A composite without a rule of
+its own is replayed
 by its decomposition. Derivative operations carry the location of the primal operation.
 """
 

@@ -2,7 +2,8 @@
 
     func @f(%x: tensor<3xf32>) { sum %x {axes=[0]} }   ->   func @f_vmap(%x: tensor<8x3xf32>) { sum %x {axes=[1]} }
 
-The batch axis of a batched value is always in front; in_axes and out_axes are transposes at the borders. An operation none of
+The batch axis of a batched value is always in front; in_axes and out_axes are transposes at the borders. An operation
+none of
 whose operands is batched is emitted as it was. A composite without a rule of its own is batched part by part.
 """
 

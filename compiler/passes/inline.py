@@ -18,7 +18,9 @@ def inline_call(function: Function, op: Op, callee: Function) -> None:
     env: dict[int, Tensor] = {id(p): a for p, a in zip(callee.arguments, op.operands, strict=True)}
     for inner in ops:
         builder.at = inner.operation.location
-        outs = builder.raw(inner.record, [env[id(t)] for t in inner.operands], inner.attrs, [t.aval for t in inner.results])
+        outs = builder.raw(
+            inner.record, [env[id(t)] for t in inner.operands], inner.attrs, [t.aval for t in inner.results]
+        )
         env.update((id(old), new) for old, new in zip(inner.results, outs, strict=True))
     for old, new in zip(op.operation.results, results, strict=True):
         old.replace_all_uses_with(env[id(new)].value)

@@ -1,9 +1,10 @@
 """Algebraic simplification, constant folding and removal of dead operations, after the transforms.
 
     transpose(transpose(x)) -> x          matmul(transpose(a), b) -> matmul(a, b) {ta}      stop_gradient(x) -> x
-    softmax(x) -> its decomposition       add(full 1, full 2) -> full 3                     power(x, full 2) -> square(x)
+    softmax(x) -> its decomposition       add(full 1, full 2) -> full 3                 power(x, full 2) -> square(x)
 
-Each rewrite below looks at one operation and at what produced its operands; the walk goes forward once, so chains collapse. Only rewrites that
+Each rewrite below looks at one operation and at what produced its operands; the walk goes forward once, so chains
+collapse. Only rewrites that
 give the same bits are here (no x + 0 for floats: it would lose the sign of zero).
 """
 
@@ -24,7 +25,13 @@ class _View:
     """One operation with its operands already simplified."""
 
     def __init__(self, op: Op, operands: list[Tensor], made: dict[int, Op | _View]):
-        self.record, self.attrs, self.operands, self.results, self._made = op.record, op.attrs, operands, op.results, made
+        self.record, self.attrs, self.operands, self.results, self._made = (
+            op.record,
+            op.attrs,
+            operands,
+            op.results,
+            made,
+        )
 
     @property
     def name(self) -> str:

@@ -1,4 +1,5 @@
-"""Splits a reduction of many elements to few results in two, so that it runs in parallel and its error stays that of pairwise summation.
+"""Splits a reduction of many elements to few results in two, so that it runs in parallel and its error stays that of
+pairwise summation.
 
     sum(x: 1000000xf32) {axes=[0]}   ->   sum(sum(reshape(x): 50x20000xf32) {axes=[1]}) {axes=[0]}
 
@@ -13,7 +14,9 @@ from mlxir.dialects.mlir import Module, Op
 
 FEW_RESULTS = 256  # as many rows keep all threads busy
 MANY_ELEMENTS = 1 << 15
-LARGE = 1 << 20  # elements of a reduction over leading axes that is split although it has many results: rows are read whole
+LARGE = (
+    1 << 20
+)  # elements of a reduction over leading axes that is split although it has many results: rows are read whole
 MOST_PIECES = 64
 
 

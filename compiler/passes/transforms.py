@@ -2,7 +2,8 @@
 
     %l, %g = "mx.vjp"(%x, %ct) {callee = @f, wrt = [0]}    ->    the body of @f_vjp, inlined
 
-A callee is expanded before the operation that names it, so the pass of each transform (autodiff, batching) sees plain primitives only:
+A callee is expanded before the operation that names it, so the pass of each transform (autodiff, batching) sees plain
+primitives only:
 that is why any nesting works.
 """
 

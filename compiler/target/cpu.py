@@ -1,10 +1,12 @@
 """The CPU target: loops -> LLVM IR -> object code.
 
     func.func @softmax(%x, %out) { scf.parallel (%row) = 0 to 4096 {...} }
-      -> define void @softmax(ptr noalias %x, ptr noalias %out, i64 %lo, i64 %hi)      one thread's share of the iterations
+      -> define void @softmax(ptr noalias %x, ptr noalias %out, i64 %lo, i64 %hi)   one thread's share of the iterations
 
-The entry `mlxir_run(buffers, arena, threads)` runs the steps in order, each over the threads through the OpenMP runtime's ABI (`GOMP_parallel`,
-which libgomp, libomp and libiomp5 export) if its work pays for them. Loops are vectorised by LLVM; transcendental functions of float32 are the
+The entry `mlxir_run(buffers, arena, threads)` runs the steps in order, each over the threads through the OpenMP
+runtime's ABI (`GOMP_parallel`,
+which libgomp, libomp and libiomp5 export) if its work pays for them. Loops are vectorised by LLVM; transcendental
+functions of float32 are the
 polynomials of mathlib, inlined before that.
 """
 
@@ -17,7 +19,7 @@ import llvmlite.binding as llvm
 
 from mlxir.compiler.lower import mathlib
 from mlxir.compiler.lower.loops import Step
-from mlxir.compiler.lower.plan import Plan, Place
+from mlxir.compiler.lower.plan import Place, Plan
 from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.target.llvm_text import to_llvmlite
 from mlxir.dialects.mlir import context, ir, run_passes, to_llvm
@@ -63,7 +65,9 @@ def generate(loops: ir.Module, steps: Sequence[Step], plan: Plan) -> CpuCode:
 
 
 def _map_parallel_loops(loops: ir.Module) -> None:
-    """The one place that maps parallel loops: the top-level one takes its bounds from the caller, those inside are serial."""
+    """The one place that maps parallel loops: the top-level one takes its bounds from the caller, those inside are
+    serial.
+    """
     index, noalias = ir.IndexType.get(), ir.DictAttr.get({"llvm.noalias": ir.UnitAttr.get()})
     options = [["prefer-vector-width", "512"], ["no-trapping-math", "true"]]
     passthrough = ir.ArrayAttr.get([ir.ArrayAttr.get([ir.StringAttr.get(s) for s in pair]) for pair in options])
@@ -210,8 +214,8 @@ def _entries(steps: Sequence[Step], plan: Plan) -> list[str]:
             useful = max(1, min(step.extent, int(step.extent * step.work / GRAIN)))
             align = 16 if step.extent >= 1024 else 1
             lines += [
-                f"  call void @mlxir.launch(ptr @{step.name}.thunk, i64 {step.extent}, i64 {align}, i32 {min(useful, 1 << 20)},"
-                f" i32 %threads, ptr %buffers)"
+                f"  call void @mlxir.launch(ptr @{step.name}.thunk, i64 {step.extent}, i64 {align},"
+                f" i32 {min(useful, 1 << 20)}, i32 %threads, ptr %buffers)"
             ]
         lines += ["  ret void", "}"]
     return lines
@@ -228,7 +232,12 @@ def _optimise(text: str) -> tuple[Any, Any]:
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(text)
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", codemodel="jitdefault", jit=True
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="jitdefault",
+        jit=True,
     )
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     options = llvm.create_pipeline_tuning_options(speed_level=3)

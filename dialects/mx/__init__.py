@@ -3,5 +3,5 @@
 from . import contract, control, elementwise, fast, indexing, random, reduce, scan_sort, shape
 from .record import RECORDS, Aval, OpBuilder, Operators, Primitive
 
-__all__ = ["RECORDS", "Aval", "OpBuilder", "Operators", "Primitive", "contract", "control", "elementwise", "fast", "indexing",
-           "random", "reduce", "scan_sort", "shape"]  # fmt: skip
+__all__ = ["RECORDS", "Aval", "OpBuilder", "Operators", "Primitive", "contract", "control", "elementwise", "fast",
+           "indexing", "random", "reduce", "scan_sort", "shape"]  # fmt: skip

@@ -42,7 +42,8 @@ stop_gradient = StopGradient("stop_gradient")
 
 
 class Transform(Primitive):
-    """An operation that stands for a transformed function; the pass of its name replaces it before anything else runs."""
+    """An operation that stands for a transformed function; the pass of its name replaces it before anything else runs.
+    """
 
     kind = "transform"
     operands = ()
@@ -53,7 +54,8 @@ class Transform(Primitive):
 
 
 vjp = Transform("vjp", ("callee", "wrt", "seeded"))
-"""Operands (*args, *cotangents of the outputs listed in `seeded`), results (*outputs, *gradients of the arguments listed in `wrt`).
+"""Operands (*args, *cotangents of the outputs listed in `seeded`), results (*outputs, *gradients of the arguments
+listed in `wrt`).
 
 The other outputs (auxiliary results, stop_gradient) have no cotangent.
 """
@@ -62,4 +64,6 @@ jvp = Transform("jvp", ("callee", "wrt"))
 """Operands (*args, *tangents of the arguments listed in `wrt`), results (*outputs, *tangents)."""
 
 vmap = Transform("vmap", ("callee", "in_axes", "out_axes", "size"))
-"""Operands *args, of which argument i is mapped over axis `in_axes[i]` (-1: not mapped), results likewise by `out_axes`."""
+"""Operands *args, of which argument i is mapped over axis `in_axes[i]` (-1: not mapped), results likewise by
+`out_axes`.
+"""

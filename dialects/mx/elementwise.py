@@ -1,6 +1,7 @@
 """Elementwise primitives: one body and one line per partial derivative each.
 
-In a partial `(m, g, out, x, ...)`, `g` stands for the incoming tangent or cotangent. Derivative conventions at ties and kinks
+In a partial `(m, g, out, x, ...)`, `g` stands for the incoming tangent or cotangent. Derivative conventions at ties and
+kinks
 are MLX's (BEHAVIOUR section 5). `k` is the scalar builder of the kernels; its operators work on one element.
 """
 
@@ -15,6 +16,7 @@ from mlxir.runtime.dtypes import Dtype, bool_, float16, float32
 from .kinds import Elementwise, compare
 
 LOG2, LOG10 = math.log(2.0), math.log(10.0)
+TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
 
 
 def _inexact(*dtypes: Dtype) -> bool:
@@ -111,7 +113,6 @@ def _power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.power(x, y)
 
 
-
 def _minus(m, g):
     """-g; bool has no sign, its arithmetic is modulo 2."""
     return g if g.dtype is bool_ else -g
@@ -133,11 +134,17 @@ def _power_by_base(m, g, o, x, y):
     if not x.dtype.is_inexact:
         return g * y * m.power(x, y - 1)
     zero = m.equal(y, m.zeros(y))
-    return m.select(zero, m.zeros(g), g * y * m.power(x, m.select(zero, m.full(value=1, shape=tuple(y.shape), dtype=y.dtype), y - 1)))
+    return m.select(
+        zero,
+        m.zeros(g),
+        g * y * m.power(x, m.select(zero, m.full(value=1, shape=tuple(y.shape), dtype=y.dtype), y - 1)),
+    )
 
 
 def _power_by_exponent(m, g, o, x, y):
-    """g log(x) x^y; zero where x is (MLX: -inf at 0^0), in the second derivative too, hence a logarithm that stays finite."""
+    """g log(x) x^y; zero where x is (MLX: -inf at 0^0), in the second derivative too, hence a logarithm that stays
+    finite.
+    """
     if not x.dtype.is_inexact:
         return m.zeros(g)
     zero = m.equal(x, m.zeros(x))
@@ -163,7 +170,9 @@ multiply = Elementwise("multiply", 2, lambda k, x, y: x * y, np.multiply,
                        (lambda m, g, o, x, y: g * y, lambda m, g, o, x, y: g * x))  # fmt: skip
 divide = Elementwise("divide", 2, lambda k, x, y: x / y, np.divide,
                      (lambda m, g, o, x, y: g / y, lambda m, g, o, x, y: -(g * o) / y), accepts=_inexact)  # fmt: skip
-floor_divide = Elementwise("floor_divide", 2, lambda k, x, y: k.floor_divide(x, y), _floor_divide, accepts=_real, flat=True)
+floor_divide = Elementwise(
+    "floor_divide", 2, lambda k, x, y: k.floor_divide(x, y), _floor_divide, accepts=_real, flat=True
+)
 remainder = Elementwise("remainder", 2, lambda k, x, y: k.remainder(x, y), _remainder,
                         (lambda m, g, o, x, y: g, lambda m, g, o, x, y: _minus(m, g) * m.floor_divide(x, y)),
                         accepts=_real)  # fmt: skip
@@ -201,7 +210,9 @@ def _sign_partial(m, g, o, x):
         return m.zeros(g)
     size, along = m.abs(x), m.real(m.conjugate(o) * g)
     zero = m.equal(size, m.zeros(size))
-    across = (g - m.cast(along, g.dtype) * o) / m.cast(m.select(zero, m.full(value=1, shape=tuple(size.shape), dtype=size.dtype), size), g.dtype)
+    across = (g - m.cast(along, g.dtype) * o) / m.cast(
+        m.select(zero, m.full(value=1, shape=tuple(size.shape), dtype=size.dtype), size), g.dtype
+    )
     return m.select(zero, m.zeros(g), across)
 
 
@@ -230,13 +241,17 @@ arctan = _unary("arctan", lambda k, x: k.arctan(x), np.arctan, _wide(lambda m, g
 sinh = _unary("sinh", lambda k, x: k.sinh(x), np.sinh, lambda m, g, o, x: g * m.cosh(x), costly=True)
 cosh = _unary("cosh", lambda k, x: k.cosh(x), np.cosh, lambda m, g, o, x: g * m.sinh(x), costly=True)
 tanh = _unary("tanh", lambda k, x: k.tanh(x), np.tanh, lambda m, g, o, x: g * (1 - o * o), costly=True)
-arcsinh = _unary("arcsinh", lambda k, x: k.arcsinh(x), np.arcsinh, _wide(lambda m, g, o, x: g * m.rsqrt(x * x + 1)), costly=True)
-arccosh = _unary("arccosh", lambda k, x: k.arccosh(x), np.arccosh, _wide(lambda m, g, o, x: g * m.rsqrt(x * x - 1)), costly=True)
+arcsinh = _unary(
+    "arcsinh", lambda k, x: k.arcsinh(x), np.arcsinh, _wide(lambda m, g, o, x: g * m.rsqrt(x * x + 1)), costly=True
+)
+arccosh = _unary(
+    "arccosh", lambda k, x: k.arccosh(x), np.arccosh, _wide(lambda m, g, o, x: g * m.rsqrt(x * x - 1)), costly=True
+)
 arctanh = _unary("arctanh", lambda k, x: k.arctanh(x), np.arctanh, lambda m, g, o, x: g / (1 - x * x), costly=True)
 erf = _unary("erf", lambda k, x: k.erf(x), _erf,
-             lambda m, g, o, x: g * m.exp(-(x * x)) * (2 / math.sqrt(math.pi)), accepts=_floating, costly=True)  # fmt: skip
+             lambda m, g, o, x: g * m.exp(-(x * x)) * TWO_OVER_ROOT_PI, accepts=_floating, costly=True)  # fmt: skip
 erfinv = _unary("erfinv", lambda k, x: k.erfinv(x), _erfinv,
-                lambda m, g, o, x: g * m.exp(o * o) * (math.sqrt(math.pi) / 2), accepts=_floating, costly=True)  # fmt: skip
+                lambda m, g, o, x: g * m.exp(o * o) / TWO_OVER_ROOT_PI, accepts=_floating, costly=True)  # fmt: skip
 
 # -- rounding --------------------------------------------------------------------------------------------------------
 floor = _unary("floor", lambda k, x: k.floor(x), np.floor, lambda m, g, o, x: m.zeros(g), accepts=_real)
@@ -265,7 +280,9 @@ bitwise_or = Elementwise("bitwise_or", 2, lambda k, x, y: x | y, np.bitwise_or, 
 bitwise_xor = Elementwise("bitwise_xor", 2, lambda k, x, y: x ^ y, np.bitwise_xor, accepts=_integral, flat=True)
 bitwise_invert = Elementwise("bitwise_invert", 1, lambda k, x: ~x, np.invert, accepts=_integral, flat=True)
 left_shift = Elementwise("left_shift", 2, lambda k, x, y: x << y, _shift(np.left_shift), accepts=_integral, flat=True)
-right_shift = Elementwise("right_shift", 2, lambda k, x, y: x >> y, _shift(np.right_shift), accepts=_integral, flat=True)
+right_shift = Elementwise(
+    "right_shift", 2, lambda k, x, y: x >> y, _shift(np.right_shift), accepts=_integral, flat=True
+)
 
 # -- complex numbers -------------------------------------------------------------------------------------------------
 real = _unary("real", lambda k, x: k.real(x), np.real, lambda m, g, o, x: m.astype(g, dtype=x.dtype)
@@ -287,7 +304,11 @@ def _astype(x: np.ndarray, dtype: Dtype) -> np.ndarray:
         x = (x != 0) if dtype is bool_ else x.real
     if x.dtype.kind == "f" and dtype.kind in "iu" and dtype.size < 8:
         # Out-of-range floats wrap as compiled code does (through a wider integer), never by NumPy's undefined cast.
-        x = np.nan_to_num(np.trunc(x), nan=0, posinf=2.0**62, neginf=-(2.0**62)).clip(-(2.0**62), 2.0**62).astype(np.int64)
+        x = (
+            np.nan_to_num(np.trunc(x), nan=0, posinf=2.0**62, neginf=-(2.0**62))
+            .clip(-(2.0**62), 2.0**62)
+            .astype(np.int64)
+        )
     return x.astype(dtype.numpy)
 
 

@@ -1,4 +1,6 @@
-"""Composites: named because users and the IR know them by name, and because their derivative is better written than derived."""
+"""Composites: named because users and the IR know them by name, and because their derivative is better written than
+derived.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ from typing import Any
 
 from .kinds import Composite
 from .record import Aval, OpBuilder
-
 
 
 def _softmax(m: OpBuilder, x: Any, axes: tuple[int, ...]) -> Any:

@@ -1,6 +1,7 @@
 """Gathers and scatters by integer arrays. Indices carry no gradient; no index ever reaches outside an operand.
 
-Negative indices count from the end. Out of range, a read is clamped to the nearest element (its derivative is dropped) and a write is dropped.
+Negative indices count from the end. Out of range, a read is clamped to the nearest element (its derivative is dropped)
+and a write is dropped.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def _check_indices(name: str, axes: Sequence[int], indices: Sequence[Aval]) -> N
     if len(axes) != len(indices) or not indices or len(set(axes)) != len(axes):
         raise ShapeError(f"[{name}] {len(indices)} index arrays for axes {axes}")
     if any(i != indices[0] or not i.dtype.is_integer for i in indices):
-        raise ShapeError(f"[{name}] indices must be integers of one shape and dtype, got {', '.join(map(str, indices))}")
+        raise ShapeError(
+            f"[{name}] indices must be integers of one shape and dtype, got {', '.join(map(str, indices))}"
+        )
 
 
 def _positions(shape: Shape, axes: Sequence[int], sizes: Shape, indices: Sequence[np.ndarray]) -> tuple:
@@ -81,7 +84,8 @@ def _positions(shape: Shape, axes: Sequence[int], sizes: Shape, indices: Sequenc
 
 
 class Gather(Primitive):
-    """For every position of the broadcast index arrays, the slice of `slice_sizes` that starts at these indices of `axes`.
+    """For every position of the broadcast index arrays, the slice of `slice_sizes` that starts at these indices of
+    `axes`.
 
     Operands `(x, *indices)`; result shape `index shape + slice_sizes` (as in MLX, sizes of 1 stay).
     """
@@ -148,7 +152,8 @@ gather = Gather("gather", ("axes", "slice_sizes"))
 class Scatter(Primitive):
     """`x` with `updates` combined into the slices that `indices` select; operands `(x, *indices, updates)`.
 
-    `updates` has the shape that gathering those slices has. `mode` is set, add, multiply, maximum or minimum. Duplicates accumulate; for `set` the last
+    `updates` has the shape that gathering those slices has. `mode` is set, add, multiply, maximum or minimum.
+    Duplicates accumulate; for `set` the last
     one wins.
     """
 
@@ -177,7 +182,9 @@ class Scatter(Primitive):
         grids = np.broadcast_arrays(*grids)
         keep = np.broadcast_to(valid.reshape(batch + (1,) * x.ndim), updates.shape)
         where, values = tuple(g[keep] for g in grids), updates[keep]
-        ufunc = {"add": np.add, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum}.get(attrs["mode"])
+        ufunc = {"add": np.add, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum}.get(
+            attrs["mode"]
+        )
         if ufunc is None:
             out[where] = values
         else:
@@ -206,13 +213,16 @@ class Scatter(Primitive):
         if attrs["mode"] != "multiply":
             hit = self._gathered(m, out, indices, updates, attrs)
             return m.cast(m.equal(x, out), x.dtype), m.cast(m.equal(updates, hit), x.dtype)
-        # The product of the other updates, by division; where updates are zero, of the others that are not, unless there are two zeros.
+        # The product of the other updates, by division; where updates are zero, of the others that are not, unless
+        # there are two zeros.
         # (Exact to first order: its derivative at a zero sees no other zero.)
         ones = m.full(value=1, shape=tuple(x.shape), dtype=x.dtype)
         zero = m.equal(updates, m.zeros(updates))
         factors = m.select(zero, m.full(value=1, shape=tuple(updates.shape), dtype=x.dtype), updates)
         zeros = m.cast(zero, int32)
-        places = m.scatter(m.full(value=0, shape=tuple(x.shape), dtype=int32), *indices, zeros, axes=attrs["axes"], mode="add")
+        places = m.scatter(
+            m.full(value=0, shape=tuple(x.shape), dtype=int32), *indices, zeros, axes=attrs["axes"], mode="add"
+        )
         alone = m.equal(self._gathered(m, places, indices, updates, attrs), zeros)
         product = self._gathered(m, x * m.scatter(ones, *indices, factors, **attrs), indices, updates, attrs)
         others = m.divide(product, factors) if x.dtype.is_inexact else m.floor_divide(product, factors)

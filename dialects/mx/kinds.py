@@ -18,8 +18,10 @@ Partial = Callable[..., Any]
 class Elementwise(Primitive):
     """`out[i] = body(x[i], y[i], ...)` with NumPy broadcasting; operands share a dtype unless `result` says otherwise.
 
-    `partials[j](m, g, out, *operands, **attrs)` is `g * d out / d operand_j` for any `g`: the same line gives jvp and vjp.
-    For holomorphic functions of complex numbers the cotangent is multiplied by the conjugate (BEHAVIOUR section 4); `real_linear`
+    `partials[j](m, g, out, *operands, **attrs)` is `g * d out / d operand_j` for any `g`: the same line gives jvp and
+    vjp.
+    For holomorphic functions of complex numbers the cotangent is multiplied by the conjugate (BEHAVIOUR section 4);
+    `real_linear`
     marks functions whose derivative is a symmetric map of (Re, Im) instead: there the line serves as it is.
     `body(k, *scalars, **attrs)` computes one element with the scalar builder of the kernels.
     """
@@ -55,9 +57,13 @@ class Elementwise(Primitive):
         dtypes = [a.dtype for a in avals]
         if self.accepts is not None:
             if not self.accepts(*dtypes):
-                raise ValueError(f"[{self.name}] does not support operands of dtype {', '.join(d.name for d in dtypes)}")
+                raise ValueError(
+                    f"[{self.name}] does not support operands of dtype {', '.join(d.name for d in dtypes)}"
+                )
         elif any(d is not dtypes[0] for d in dtypes):
-            raise ValueError(f"[{self.name}] operands have dtypes {', '.join(d.name for d in dtypes)}; cast them to one")
+            raise ValueError(
+                f"[{self.name}] operands have dtypes {', '.join(d.name for d in dtypes)}; cast them to one"
+            )
         result = self.result
         dtype = dtypes[0] if result is None else result if isinstance(result, Dtype) else result(*dtypes, **attrs)
         return (Aval(broadcast_shapes(self.name, *(a.shape for a in avals)), dtype),)
@@ -101,7 +107,8 @@ class Elementwise(Primitive):
 class Structural(Primitive):
     """Moves elements without computing: linear, so its jvp is itself on the tangent and only the transpose is written.
 
-    `shape(aval, **attrs)` gives the result shape, `index(e, idx, **attrs)` the operand's index of a result index (`e` holds
+    `shape(aval, **attrs)` gives the result shape, `index(e, idx, **attrs)` the operand's index of a result index (`e`
+    holds
     the operand's aval and index arithmetic), `transpose(m, ct, aval, **attrs)` the cotangent, `batch(**attrs)` the
     attributes of the batched operation.
     """
@@ -148,7 +155,8 @@ class Structural(Primitive):
 class Reduction(Primitive):
     """A combine over `axes`, which are dropped from the shape.
 
-    `combine(k, a, b)` and `init(numpy dtype)` define the loop; `transpose`-like rules are written per record since max, prod and
+    `combine(k, a, b)` and `init(numpy dtype)` define the loop; `transpose`-like rules are written per record since max,
+    prod and
     sum share nothing: `backward(m, ct, out, x, axes)` and `forward(m, t, out, x, axes)`.
     """
 

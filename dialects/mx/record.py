@@ -1,10 +1,13 @@
 """Records: everything that is known about a primitive, beside its name.
 
-A record says how shapes and dtypes follow from the operands, how to differentiate and batch the primitive, how to lower it
-and how NumPy computes it. A *kind* (a class below, or in `kinds.py`) derives most of that from the little that is particular to the primitive.
+A record says how shapes and dtypes follow from the operands, how to differentiate and batch the primitive, how to lower
+it
+and how NumPy computes it. A *kind* (a class below, or in `kinds.py`) derives most of that from the little that is
+particular to the primitive.
 
 Rules (`jvp`, `vjp`, `vmap`, `decompose`) are written against a builder `m` of `mx` operations (`OpBuilder`): `m.sin(x)`
-emits one operation and returns a handle with `.shape`, `.dtype` and the usual operators. The same rules thus run in every pass.
+emits one operation and returns a handle with `.shape`, `.dtype` and the usual operators. The same rules thus run in
+every pass.
 
 Lowering comes in one of four forms, named by `Primitive.lowering`:
 
@@ -89,8 +92,12 @@ class Primitive:
         """Cotangents of the operands from those of the results (None = zero)."""
         raise RuleNotImplementedError(f"[{self.name}::vjp] Not implemented for {self.name}")
 
-    def vmap(self, m: OpBuilder, size: int, args: list[Any], batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
-        """Batched results. A batched operand carries its batch axis, of length `size`, in front; so does a batched result."""
+    def vmap(
+        self, m: OpBuilder, size: int, args: list[Any], batched: list[bool], **attrs: Any
+    ) -> tuple[list, list[bool]]:
+        """Batched results. A batched operand carries its batch axis, of length `size`, in front; so does a batched
+        result.
+        """
         raise RuleNotImplementedError(f"[{self.name}::vmap] Not implemented for {self.name}")
 
     # -- the coverage table ---------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Reductions over axes, which are dropped; the public functions restore them for `keepdims`.
 
-NaN wins in max and min; float16 and bfloat16 accumulate in float32. Integer widening (`sum` of int8 gives int32) happens in
+NaN wins in max and min; float16 and bfloat16 accumulate in float32. Integer widening (`sum` of int8 gives int32)
+happens in
 the public functions, so that a record's result dtype is its operand's.
 """
 

@@ -23,7 +23,9 @@ class Scan(Primitive):
     kind = "scan"
     lowering = "kernel"
 
-    def __init__(self, name: str, combine: Callable, init: Callable, reference: Callable, backward: Callable, forward: Callable):
+    def __init__(
+        self, name: str, combine: Callable, init: Callable, reference: Callable, backward: Callable, forward: Callable
+    ):
         super().__init__(name, ("axis", "reverse", "inclusive"))
         self.combine, self.init, self._reference = combine, init, reference
         self.backward, self.forward = backward, forward
@@ -74,9 +76,10 @@ def _pairwise(m: OpBuilder, x: Any, attrs: dict) -> tuple[Any, Any, int]:
 
 
 def _cumprod_table(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int]:
-    """d out_i / d x_j = the product of the other participating elements: exact where elements are zero, O(n^2) memory."""
+    """d out_i / d x_j = the product of the other participating elements: exact where elements are zero, O(n^2) memory.
+    """
     wide, mask, axis = _pairwise(m, x, attrs)
-    shape = tuple(x.shape[: axis]) + (x.shape[axis - 1],) + tuple(x.shape[axis:])
+    shape = tuple(x.shape[:axis]) + (x.shape[axis - 1],) + tuple(x.shape[axis:])
     factors = m.select(m.broadcast(mask, shape), m.broadcast(wide, shape), m.full(value=1, shape=shape, dtype=x.dtype))
     left = m.cumprod(factors, axis=axis, reverse=False, inclusive=False)
     right = m.cumprod(factors, axis=axis, reverse=True, inclusive=False)
@@ -97,7 +100,7 @@ def _winner_table(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int
     """1 where element j is result i's extremum; the latest of equal ones wins (BEHAVIOUR section 5)."""
     wide, mask, axis = _pairwise(m, x, attrs)
     n = x.shape[axis - 1]
-    shape = tuple(x.shape[: axis]) + (n,) + tuple(x.shape[axis:])
+    shape = tuple(x.shape[:axis]) + (n,) + tuple(x.shape[axis:])
     hit = m.logical_and(m.broadcast(m.equal(wide, m.expanded(out, [axis])), shape), m.broadcast(mask, shape))
     last = m.cumsum(m.cast(hit, uint32), axis=axis, reverse=not attrs["reverse"], inclusive=True)
     return m.cast(m.logical_and(hit, m.equal(last, m.scalar(1, uint32))), x.dtype), axis
@@ -115,7 +118,7 @@ def _extremum_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> An
 
 def _lse_weights(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int]:
     wide, mask, axis = _pairwise(m, x, attrs)
-    shape = tuple(x.shape[: axis]) + (x.shape[axis - 1],) + tuple(x.shape[axis:])
+    shape = tuple(x.shape[:axis]) + (x.shape[axis - 1],) + tuple(x.shape[axis:])
     low = m.full(value=-float("inf"), shape=shape, dtype=x.dtype)
     return m.exp(m.select(m.broadcast(mask, shape), m.broadcast(wide - m.expanded(out, [axis]), shape), low)), axis
 

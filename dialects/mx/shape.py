@@ -114,7 +114,8 @@ def _slice_transpose(m: OpBuilder, ct: Any, x: Aval, start: Shape, stop: Shape, 
     return m.slice_update(zeros, ct, start=start, stop=stop, strides=strides)
 
 
-# Bounds are normalised: 0 <= start; a negative stride counts down to `stop`, which may be -1 (before the first element).
+# Bounds are normalised: 0 <= start; a negative stride counts down to `stop`, which may be -1 (before the first
+# element).
 slice_ = Structural(
     "slice", ("start", "stop", "strides"),
     shape=_sliced,

@@ -1,4 +1,4 @@
-"""Gradients of public functions equal real MLX's: at generic points, and where BEHAVIOUR section 5 fixes a convention."""
+"""Gradients of public functions equal real MLX's: at generic points, and where BEHAVIOUR section 5 has a convention."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ SMALL = _points((2, 2), 0.5, 1.5)
 
 # name -> (function of the library and arrays, arrays); the loss is the sum of the result times fixed weights
 UNARY = {
-    **{n: X for n in ("abs", "negative", "square", "exp", "expm1", "sigmoid", "sin", "cos", "arctan", "sinh", "cosh", "tanh", "arcsinh",
-                      "erf", "sign", "floor", "ceil", "round", "degrees", "radians", "stop_gradient", "softmax", "flatten", "transpose")},
+    **{n: X for n in ("abs", "negative", "square", "exp", "expm1", "sigmoid", "sin", "cos", "arctan", "sinh", "cosh",
+                      "tanh", "arcsinh", "erf", "sign", "floor", "ceil", "round", "degrees", "radians", "stop_gradient",
+                      "softmax", "flatten", "transpose")},
     **{n: P for n in ("sqrt", "rsqrt", "reciprocal", "log", "log2", "log10", "log1p")},
     **{n: U for n in ("tan", "arcsin", "arccos", "arctanh", "erfinv")}, "arccosh": BIG,
 }  # fmt: skip
@@ -46,7 +47,8 @@ CASES: dict[str, tuple] = {
     **{f"{n} axis {a}": (lambda m, x, n=n, a=a: getattr(m, n)(x, axis=a, keepdims=True), T) for n in REDUCTIONS
         for a in (1, (0, 2))},
     **{f"{n} {r} {i}": (lambda m, x, n=n, r=r, i=i: getattr(m, n)(x, axis=1, reverse=r, inclusive=i), T)
-       for n in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp") for r in (False, True) for i in (False, True)},
+       for n in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
+       for r in (False, True) for i in (False, True)},
     "sort": (lambda m, x: m.sort(x, axis=0), X), "topk": (lambda m, x: m.topk(x, 2, axis=-1), X),
     "partition": (lambda m, x: m.sort(m.partition(x, 2, axis=1), axis=1), X),
     "where": (lambda m, x, y: m.where(x > 0, x * y, y), X, Y), "clip": (lambda m, x: m.clip(x, -1, 1), X),
@@ -166,7 +168,7 @@ EDGES: dict[str, tuple] = {
 
 @pytest.mark.parametrize("name", EDGES)
 def test_conventions(name: str) -> None:
-    """Where the table has an expected gradient, MLX gives NaN, has no rule or lets a lost assignment have a gradient."""
+    """Where the table has an expected gradient, MLX gives NaN, has no rule or differentiates a lost assignment."""
     function, point, *expected = EDGES[name]
 
     def gradient(m):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import laws
-import mlxir as mx
 import numpy as np
 import pytest
+
+import mlxir as mx
 from mlxir.compiler import cache, evaluate
 from mlxir.runtime.knobs import knobs
 

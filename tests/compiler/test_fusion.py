@@ -140,15 +140,17 @@ STRUCTURE = {
     "chain of rows": (lambda: program(chain, SQUARE, ROW), [LOOPS]),
     "dense": (lambda: program(dense, (64, 32), (32, 128), ROW), [MATMUL]),
     "dense of a transposed weight": (
-        lambda: program(lambda m, x, w, b: dense(m, x, m.transpose(w, axes=(1, 0)), b), (64, 32), (128, 32), ROW), [MATMUL]),
+        lambda: program(lambda m, x, w, b: dense(m, x, m.transpose(w, axes=(1, 0)), b), (64, 32), (128, 32), ROW),
+        [MATMUL]),
     "attention": (lambda: program(attention, *[(4, 16, 64)] * 3), [MATMUL, LOOPS, MATMUL]),
     "column sums": (lambda: program(lambda m, x: m.sum(x * 2, axes=(0,)), SQUARE), [LOOPS]),
     "row sums": (lambda: program(lambda m, x: m.sum(m.exp(x), axes=(1,)), SQUARE), [LOOPS]),
     "loss": (lambda: program(lambda m, x, y: m.sum(m.square(x - y), axes=(0, 1)), SQUARE, SQUARE), [LOOPS]),
-    "scan of a chain": (lambda: program(lambda m, x: m.cumsum(m.exp(x) * 2, axis=1, reverse=False, inclusive=True),
-        SQUARE), [OWN]),
+    "scan of a chain": (
+        lambda: program(lambda m, x: m.cumsum(m.exp(x) * 2, axis=1, reverse=False, inclusive=True), SQUARE), [OWN]),
     "moved and joined": (
-        lambda: program(lambda m, x, y: m.concatenate(m.transpose(x, axes=(1, 0)), -y, axis=0) * 2, (8, 16), (4, 8)), [LOOPS]),
+        lambda: program(lambda m, x, y: m.concatenate(m.transpose(x, axes=(1, 0)), -y, axis=0) * 2, (8, 16), (4, 8)),
+        [LOOPS]),
     "several results of one space": (lambda: program(lambda m, x: [m.exp(x), m.sin(x), x * 2], SQUARE), [("loops", 3)]),
     "row and column results": (lambda: program(lambda m, x: [m.sum(x, axes=(1,)), x - mean(m, x, 1)], SQUARE),
         [("loops", 2)]),
@@ -215,7 +217,7 @@ def max_of_centred(m: Any, x: Any, v: Any) -> Any:
     ("function", "shapes"), [(max_of_products, (SQUARE, ROW, (64, 8))), (max_of_centred, (SQUARE, (64, 8)))]
 )
 def test_a_maximum_is_found_again(function: Callable, shapes: tuple, dtype: str) -> None:
-    """Values that two kernels compute are equal to the bit, whether they read a value from memory or from a register."""
+    """Values that two kernels compute are equal to the bit, whether from what memory holds or from a register."""
     traced = gradient(function, *shapes, dtype=from_name(dtype))
     arguments = data(traced)
     actual = [a.numpy() for a in evaluate.executable(traced).run([Buffer.from_numpy(a) for a in arguments])]

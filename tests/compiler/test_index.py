@@ -14,7 +14,9 @@ from mlxir.compiler.lower.index import Condition, Index, Quotient, Remainder, Va
 
 
 def value(index: Index, at: dict[Var, int]) -> int:
-    """What the simplified expression gives, read off its terms. The loops divide towards zero, so no dividend may be negative."""
+    """What the simplified expression gives, read off its terms. The loops divide towards zero, so no dividend may be
+    negative.
+    """
     total = index.constant
     for atom, c in index.terms.values():
         if isinstance(atom, Var):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import laws
 import pytest
+
 from mlxir.compiler import evaluate
 from mlxir.dialects.mx import RECORDS
 from mlxir.runtime.buffers import Buffer

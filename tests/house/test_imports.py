@@ -116,7 +116,12 @@ def violations(path, source):
             report(f"{room} may only know {', '.join(ALLOWED[room])}")
         if found.is_within([module_name(MLIR_FILE)]) and (room == "runtime" or path.startswith("dialects/mx/")):
             report("records and runtime work without MLIR")
-        if found.module.split(".")[0] == "llvmlite" and path != LINKER and room in ("runtime", "dialects") and not found.in_function:
+        if (
+            found.module.split(".")[0] == "llvmlite"
+            and path != LINKER
+            and room in ("runtime", "dialects")
+            and not found.in_function
+        ):
             report("records and runtime load without LLVM")
     return broken
 
