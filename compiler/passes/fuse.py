@@ -5,10 +5,12 @@
 
 Operations are placed last first, so the kernels that read a value are known when it is placed:
 
-- an element operation joins the kernels that read it, and is computed there, unless the value must exist in memory (a result, an
+- an element operation joins the kernels that read it, and is computed there, unless the value must exist in memory (a
+result, an
   operand of a kernel with loops of its own) or computing it again would cost more than reading it;
 - a reduction joins the one kernel that reads it if both walk the same rows;
-- a value that must exist in memory is one more result of a kernel that reads it, where their iteration spaces are the same;
+- a value that must exist in memory is one more result of a kernel that reads it, where their iteration spaces are the
+same;
 - a matmul takes the element kernel that reads it for its epilogue.
 
 A join never makes kernels wait for each other in a circle.
@@ -29,7 +31,8 @@ MOST_BUFFERS = 28  # Metal binds at most 31
 
 @dataclass(eq=False)
 class Group:
-    """A kernel in the making. `shape` is its full iteration space, `axes` the reduced ones (None: nothing is reduced)."""
+    """A kernel in the making. `shape` is its full iteration space, `axes` the reduced ones (None: nothing is reduced).
+    """
 
     kind: str  # "loops", "matmul", "own" (scan, scatter, ...) or "library"
     shape: tuple[int, ...]
@@ -136,13 +139,16 @@ class _Fusion:
         return list(found)
 
     def _united(self, size: int, readers: list[Group]) -> list[Group]:
-        """Of the kernels that read a value, those over one space become one, where it has a value per element or per row of it.
+        """Of the kernels that read a value, those over one space become one, where it has a value per element or per
+        row of it.
 
         The gradients of a * sigmoid(a) * b with respect to both are one kernel that computes the sigmoid once.
         """
         kept: list[Group] = []
         for g in readers:
-            host = next((k for k in kept if k.shape == g.shape and size in _sizes(k, g) and self._mergeable(k, g)), None)
+            host = next(
+                (k for k in kept if k.shape == g.shape and size in _sizes(k, g) and self._mergeable(k, g)), None
+            )
             if host is None:
                 kept.append(g)
             else:
@@ -151,7 +157,12 @@ class _Fusion:
 
     def _mergeable(self, a: Group, b: Group) -> bool:
         """Whether two loop kernels can be one: the same space, no circle, and not too many buffers."""
-        if a.kind != "loops" or b.kind != "loops" or a.shape != b.shape or (a.axes != b.axes and None not in (a.axes, b.axes)):
+        if (
+            a.kind != "loops"
+            or b.kind != "loops"
+            or a.shape != b.shape
+            or (a.axes != b.axes and None not in (a.axes, b.axes))
+        ):
             return False
         if len(a.outputs) + len(b.outputs) + len(self._inputs(a) | self._inputs(b)) > MOST_BUFFERS:
             return False
@@ -200,7 +211,11 @@ class _Fusion:
         inline = bool(readers) and not self._must_exist(op) and all(g.kind != "library" for g in readers)
         if inline and len(readers) > 1 and (costly or op.record.kind == "elementwise"):
             # Computing it in several kernels reads its operands several times instead of it once.
-            inline = not costly and op.operands != [] and sum(s for t in op.operands if (s := t.aval.size) * 8 > size) <= size
+            inline = (
+                not costly
+                and op.operands != []
+                and sum(s for t in op.operands if (s := t.aval.size) * 8 > size) <= size
+            )
         inline = inline and all(self._has_room(g, n) for g in readers)
         if inline and costly:
             inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) or self._per_row(n, g) for g in readers)
@@ -212,7 +227,9 @@ class _Fusion:
         self._join_or_start(n, op.results[0].shape, None, readers)
 
     def _per_row(self, n: int, g: Group) -> bool:
-        """Whether operation n computes on the results of a reduction whose rows `g` can walk: once per row then (x - logsumexp(x))."""
+        """Whether operation n computes on the results of a reduction whose rows `g` can walk: once per row then (x -
+        logsumexp(x)).
+        """
         todo, size = [n], self.ops[n].results[0].aval.size
         while todo:
             for t in self.ops[todo.pop()].operands:
@@ -250,7 +267,8 @@ class _Fusion:
     def _aligned(self, n: int, g: Group, shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
         """Whether everything between the reduction and the results of `g` keeps a row's value with its row.
 
-        The result reaches each reader in `g` through operations that only drop or add axes of length 1, broadcast along the
+        The result reaches each reader in `g` through operations that only drop or add axes of length 1, broadcast along
+        the
         reduced axes, or work element by element.
         """
         rows = _squeezed(tuple(k for a, k in enumerate(shape) if a not in axes))
@@ -324,7 +342,9 @@ class _Fusion:
         return True
 
     # -- values in memory ---------------------------------------------------------------------------------------------
-    def _join_or_start(self, n: int, shape: tuple[int, ...], axes: tuple[int, ...] | None, readers: list[Group]) -> None:
+    def _join_or_start(
+        self, n: int, shape: tuple[int, ...], axes: tuple[int, ...] | None, readers: list[Group]
+    ) -> None:
         for g in readers:
             if not self._accepts(g, n, shape, axes):
                 continue
@@ -384,7 +404,9 @@ class _Fusion:
                         self._merge(a, b)
 
     def _inputs(self, g: Group) -> set[int]:
-        """What it reads and does not make. Members are only ever added, so their number says whether the last answer holds."""
+        """What it reads and does not make. Members are only ever added, so their number says whether the last answer
+        holds.
+        """
         count, found = self.inputs.get(g, (0, set()))
         if count != len(g.members):
             made = {id(t) for n in g.members for t in self.ops[n].results}
@@ -465,7 +487,12 @@ def _kernel_name(members: list[Op]) -> str:
 
 
 def _write_main(
-    fused: Module, main: Function, launches: list[Launch], kernels: list[Function | None], avals: list[Aval], outputs: list[int]
+    fused: Module,
+    main: Function,
+    launches: list[Launch],
+    kernels: list[Function | None],
+    avals: list[Aval],
+    outputs: list[int],
 ) -> None:
     """`main` as calls of the kernels: the program to be read in a dump."""
     function = fused.add_function("main", avals[: len(main.arguments)], private=False)
