@@ -173,7 +173,8 @@ def _placeholder_error(value: Value) -> Exception:
     if trace is not None and trace.active:
         return ValueError(
             f"[eval] not allowed during {trace.kind}: {trace.name}{at(trace.where)} is being traced, so its arrays have a"
-            " shape but no data. Attempting to eval an array during function transformations like compile or vmap is not allowed."
+            " shape but no data. Attempting to eval an array during function transformations like compile or vmap is not"
+            " allowed."
         )
     made = f" It was made while {trace.kind} traced {trace.name}{at(trace.where)}." if trace is not None else ""
     return RuntimeError(
