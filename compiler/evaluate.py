@@ -101,7 +101,7 @@ def _evaluate(wanted: list[Value]) -> None:
     for leaf in piece.parameters:
         if leaf.buffer is None:
             raise _placeholder_error(leaf)
-    buffers = _run(piece.program, [leaf.buffer for leaf in piece.parameters])
+    buffers = _run(piece.program, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None])
     traced = _through_tracers(piece.nodes) if value_tracing() else set()
     for value, buffer in zip(wanted, buffers, strict=True):
         value.buffer = buffer
@@ -172,9 +172,9 @@ def _placeholder_error(value: Value) -> Exception:
     trace = value.trace
     if trace is not None and trace.active:
         return ValueError(
-            f"[eval] not allowed during {trace.kind}: {trace.name}{at(trace.where)} is being traced, so its arrays have a"
-            " shape but no data. Attempting to eval an array during function transformations like compile or vmap is not"
-            " allowed."
+            f"[eval] not allowed during {trace.kind}: {trace.name}{at(trace.where)} is being traced, so its arrays have"
+            " a shape but no data. Attempting to eval an array during function transformations like compile or vmap is"
+            " not allowed."
         )
     made = f" It was made while {trace.kind} traced {trace.name}{at(trace.where)}." if trace is not None else ""
     return RuntimeError(

@@ -135,8 +135,8 @@ def _schedule(plan: Plan) -> Schedule:
             segments.append(Segment(next(entries)))
             native = True
     parameters = [(a.shape, a.dtype) for a in plan.parameters]
-    results = [(a.shape, a.dtype) for a in plan.results]
-    return Schedule(parameters, results, plan.outputs, plan.arena, segments, len(plan.launches))
+    written = [(a.shape, a.dtype) for a in plan.results]
+    return Schedule(parameters, written, plan.outputs, plan.arena, segments, len(plan.launches))
 
 
 def transformed_program(program: Program) -> Program:

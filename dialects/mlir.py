@@ -35,7 +35,7 @@ __all__ = ["Function", "Module", "MxBuilder", "Op", "Tensor", "element_type", "i
            "tensor_type", "to_llvm"]  # fmt: skip
 
 
-class Mx(ext.Dialect, name="mx"):
+class Mx(ext.Dialect, name="mx"):  # type: ignore[call-arg]
     """The dialect of the records."""
 
 
@@ -157,7 +157,7 @@ class Tensor(Operators):
 
     __slots__ = ("active", "dtype", "m", "shape", "value")
 
-    def __init__(self, value: ir.Value, aval: Aval, m: MxBuilder | None):
+    def __init__(self, value: ir.Value, aval: Aval, m: Any):
         self.value, (self.shape, self.dtype), self.m = value, aval, m
         self.active = True
 

@@ -164,7 +164,7 @@ def thread_count() -> int:
     return knobs.threads or _CORES
 
 
-_NO_ARENA = (0, None)
+_NO_ARENA: Any = (0, None)
 
 
 class Executable:

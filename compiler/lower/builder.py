@@ -32,7 +32,8 @@ with context:
     _REASSOC = ir.Attribute.parse("#arith.fastmath<reassoc>")
 
 _FLOAT_COMPARE = {"eq": 1, "gt": 2, "ge": 3, "lt": 4, "le": 5, "ne": 13}  # ordered, but != is unordered: NaN != NaN
-_INT_COMPARE = {"eq": 0, "ne": 1, "lt": (2, 6), "le": (3, 7), "gt": (4, 8), "ge": (5, 9)}  # (signed, unsigned)
+# Of integers: one predicate, or (signed, unsigned).
+_INT_COMPARE: dict[str, Any] = {"eq": 0, "ne": 1, "lt": (2, 6), "le": (3, 7), "gt": (4, 8), "ge": (5, 9)}
 
 
 def storage_type(dtype: Dtype) -> ir.Type:

@@ -194,7 +194,12 @@ class Emitter:
 
     def parallel(self, var: Var, extent: ir.Value, body: Callable[[], None]) -> ir.Operation:
         """`scf.parallel` without results."""
-        return self._parallel(var, extent, [], lambda: (body(), [])[1], [])
+
+        def iteration() -> list[Reg]:
+            body()
+            return []
+
+        return self._parallel(var, extent, [], iteration, [])
 
     def reduce(self, var: Var, nodes: Sequence[Scalar], extent: ir.Value, prepare: Callable[[], None]) -> list[Reg]:
         """`scf.parallel` over `var` that reduces the bodies of `nodes` (reduce nodes), each by its record's combine."""
@@ -234,6 +239,15 @@ class Emitter:
                     a, b = (Reg(v, dtype, k) for v in inner.arguments)
                     k.op("scf.reduce.return", [self.combine(record, a, b).value])
         return operation
+
+    def repeat(self, var: Var, extent: ir.Value, body: Callable[[], None]) -> None:
+        """`scf.for` that carries nothing."""
+
+        def iteration(_: list[Reg]) -> list[Reg]:
+            body()
+            return []
+
+        self.serial(var, extent, [], iteration)
 
     def serial(
         self, var: Var, extent: ir.Value, starts: list[Reg], body: Callable[[list[Reg]], list[Reg]]

@@ -185,7 +185,7 @@ def _nested(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> N
         body()
         return
     head, *rest = variables
-    e.serial(head, e.constant_index(head.extent), [], lambda _: (_nested(e, rest, body), [])[1])
+    e.repeat(head, e.constant_index(head.extent), lambda: _nested(e, rest, body))
 
 
 def _slice_start(

@@ -21,11 +21,12 @@ A kernel is a function of mx operations without loops of their own. Three forms,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from mlxir.compiler.lower.builder import INDEX, memref_type
+from mlxir.compiler.lower.builder import INDEX, Reg, memref_type
 from mlxir.compiler.lower.emit import Emitter
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
@@ -350,7 +351,7 @@ class _RowEmitter:
         if n == len(inner) - 1:
             e.parallel(inner[n], extent, body)
         else:
-            e.serial(inner[n], extent, [], lambda _: (self._store_full(nodes, n + 1), [])[1])
+            e.repeat(inner[n], extent, lambda: self._store_full(nodes, n + 1))
 
     def _reduce_stage(self, stage: list[Scalar]) -> None:
         e, inner = self.e, self.form.inner
@@ -456,22 +457,15 @@ class _ColumnEmitter:
         """
         e, var = self.e, self.form.inner[n]
         if n < len(self.form.inner) - 1:
-            e.serial(var, e.constant_index(var.extent), [], lambda _: (self._serial(unroll, body, n + 1), [])[1])
+            e.repeat(var, e.constant_index(var.extent), lambda: self._serial(unroll, body, n + 1))
             return
         step = Var(f"{var.name}_by{unroll}", var.extent // unroll)
 
-        def iteration(_: list) -> list:
-            body([e.index(Index.of(step) * unroll + u) for u in range(unroll)])
-            return []
-
-        def single(_: list) -> list:
-            body([e.variables[var]])
-            return []
-
         if unroll == 1:
-            e.serial(var, e.constant_index(var.extent), [], single)
+            e.repeat(var, e.constant_index(var.extent), lambda: body([e.variables[var]]))
         else:
-            e.serial(step, e.constant_index(step.extent), [], iteration)
+            rows = [Index.of(step) * unroll + u for u in range(unroll)]
+            e.repeat(step, e.constant_index(step.extent), lambda: body([e.index(r) for r in rows]))
 
     def _reduce_stage(self, stage: list[Scalar]) -> None:
         """Several rows per pass over the block, so that the accumulators are loaded and stored less often."""
@@ -511,4 +505,8 @@ class _ColumnEmitter:
         self._lanes(clear)
         self._serial(unroll, rows_at_once)
         for n, (buffer, kept) in zip(stage, accumulators, strict=True):
-            e.stored[id(n)] = lambda b=buffer, d=kept, n=n: e.recall(b, d, n.dtype, self.local)
+            e.stored[id(n)] = functools.partial(self._total, buffer, kept, n.dtype)
+
+    def _total(self, buffer: ir.Value, kept: Dtype, dtype: Dtype) -> Reg:
+        """What the current column's accumulator holds."""
+        return self.e.recall(buffer, kept, dtype, self.local)

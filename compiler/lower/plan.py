@@ -108,7 +108,7 @@ def make_plan(fused: Fused, lowered: dict[str, Lowered]) -> Plan:
     offsets, total = _arena([_Block(s, e, sizes[k], k) for k, (s, e) in lives.items()])
 
     def place(key: object) -> Place:
-        return Place("table", table[key]) if key in table else Place("arena", offsets[key])  # type: ignore[index]
+        return Place("table", table[key]) if key in table else Place("arena", offsets[key])
 
     launches: list[NativeLaunch | LibraryLaunch] = []
     for launch in fused.launches:

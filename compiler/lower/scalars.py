@@ -9,6 +9,7 @@ kernel is recognised.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -205,7 +206,7 @@ class Pull:
             return self._reduce(op, idx)
         if record.lowering != "element":
             raise CompileError(f"[lower] {record.name} has loops of its own and cannot be fused")
-        operands = [Operand(t.aval, lambda i, t=t: self.at(t, i)) for t in op.operands]
+        operands = [Operand(t.aval, functools.partial(self.at, t)) for t in op.operands]
         if record.kind == "elementwise":
             args = [x(broadcast_index(x.aval, idx)) for x in operands]
             return self.graph.apply(record, args, attrs, op.results[0].dtype)
@@ -253,7 +254,8 @@ def substitute(
         elif node.kind == "apply":
             new = graph.apply(node.data[0], [visit(a) for a in node.args], node.data[1], node.dtype)
         elif node.kind == "ramp":
-            new = graph.ramp(index(node.data[0]), *node.data[1:], node.dtype)
+            position, start, step = node.data
+            new = graph.ramp(index(position), start, step, node.dtype)
         elif node.kind == "guard":
             parts = [Condition.in_range(index(i), low, high) for i, low, high in node.data[0].parts]
             condition = Condition(tuple(p for part in parts for p in part.parts), any(p.never for p in parts))

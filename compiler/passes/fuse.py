@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlxir.dialects.mlir import Function, Module, Op, Tensor
 from mlxir.dialects.mx import Aval
@@ -65,7 +65,7 @@ class Launch(NamedTuple):
 
     kind: str
     name: str
-    op: Op | None
+    op: Any  # the operation of a library step
     operands: tuple[int, ...]
     results: tuple[int, ...]
 

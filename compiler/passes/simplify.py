@@ -51,7 +51,8 @@ class _View:
 
 def _identity(op: _View, m: MxBuilder) -> Tensor | None:
     """Operations that change nothing."""
-    x, out = op.operands[0] if op.operands else None, op.results[0]
+    x: Any = op.operands[0] if op.operands else None
+    out = op.results[0]
     if op.name == "stop_gradient":
         return x
     if op.name in ("reshape", "broadcast_to") and x.shape == out.shape:

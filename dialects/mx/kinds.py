@@ -168,7 +168,7 @@ class Reduction(Primitive):
         name: str,
         combine: Callable[..., Any],
         init: Callable[[np.dtype], Any],
-        reference: Callable[..., np.ndarray],
+        reference: Callable[..., Any],
         result: Callable[[Dtype], Dtype] | None = None,
         backward: Callable[..., Any] | None = None,
         forward: Callable[..., Any] | None = None,

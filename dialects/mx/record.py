@@ -61,6 +61,11 @@ class Primitive:
     kind = "primitive"
     lowering: str | None = None
     operands: tuple[str, ...] = ("x",)  # names; one starting with * stands for any number of operands of one type
+    element: Any  # what single kinds add; `lowering` and `kind` say which
+    decompose: Any
+    combine: Any
+    init: Any
+    better: Any
     no_jvp: str = ""  # reason for which a rule is absent on purpose; shown in the coverage table
     no_vjp: str = ""
     no_vmap: str = ""
