@@ -104,10 +104,16 @@ def compile_stages(program: Program, target: str, stages: list[str], show: Calla
 
 
 def write_stages(program: Program, directory: str | Path, target: str, stages: list[str]) -> list[Path]:
-    """One numbered file per stage in `directory`, which is made; those before an error are written."""
+    """One numbered file per stage in `directory`, which is made; those before an error are written.
+
+    For Metal the last two are what a program ships: `kernels.metal` and `schedule.json`, by these names.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     files = {stage: folder / pipeline().STAGES[stage][0] for stage in stages}
+    if target == "metal":
+        shipped = [s for s in stages if s in ("metal", "schedule")]
+        files.update({s: folder / files[s].name.partition("-")[2] for s in shipped})
     for file in files.values():
         file.unlink(missing_ok=True)  # an old file must not pass for a stage that is not reached
     compile_stages(program, target, stages, lambda stage, text: _write(files[stage], text))
