@@ -44,8 +44,8 @@ class _Bounded(OrderedDict):
 
 _counts = _Bounded(_SEEN_BOUND)
 _expanded = _Bounded(_SEEN_BOUND)
+_variants = _Bounded(_SEEN_BOUND)  # structure -> keys of its compiled graphs
 _stays: set[Any] = set()  # keys of graphs that the compiled tier refused
-_variants: dict[int, set[Any]] = {}
 _lock = threading.RLock()
 _state = threading.local()
 
@@ -158,7 +158,9 @@ def _comes_back(program: Program) -> bool:
         _counts.keep(key, count)
         if count < knobs.tier_up or key in _stays:
             return False
-        variants = _variants.setdefault(_structure(program), set())
+        structure = _structure(program)
+        variants = _variants.recall(structure) or set()
+        _variants.keep(structure, variants)
         if key not in variants and len(variants) < MOST_VARIANTS:
             variants.add(key)
         return key in variants
