@@ -1,15 +1,20 @@
 """mlxir: MLX's array API on a tracing JIT compiler. What is public stands in the `__all__` of each module."""
 
-# ruff: noqa: F401, F403 -- this file re-exports and does nothing else
+# ruff: noqa: F401, F403 -- this file re-exports and does little else
 
-from . import cuda, distributed, fast, linalg, metal, random, testing
+from types import ModuleType as _ModuleType
+
+from . import cuda, distributed, fast, fft, linalg, metal, random, testing, wheel
 from .compilation import *
 from .constants import *
+from .custom import *
 from .devices import *
 from .dtype_info import *
 from .dump import *
+from .export import *
 from .gradients import *
 from .interop import ArrayLike
+from .io import *
 from .jacobians import *
 from .memory import *
 from .methods import *
@@ -34,6 +39,7 @@ from .runtime.dtypes import (
     uint32,
     uint64,
 )
+from .runtime.trees import register_dataclass, register_tree_node
 from .testing import *
 from .transforms import *
 
@@ -48,3 +54,12 @@ generic, number, integer, inexact = (
 )
 signedinteger, unsignedinteger = DtypeCategory.signedinteger, DtypeCategory.unsignedinteger
 floating, complexfloating = DtypeCategory.floating, DtypeCategory.complexfloating
+
+wheel.register()
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """`mlxir.nn`, `mlxir.optimizers` and `mlxir.utils` (see `wheel`) and `mlxir.dropin`, loaded when they are named."""
+    if name in wheel.NAMES or name == "dropin":
+        return wheel.load(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """The command `mlxir`, also `python -m mlxir`.
 
     mlxir dump FILE.py:FUNCTION --arg 'f32[64,64]' --arg '{"w": f32[3], "n": 4}'   what the compiler makes of a function
+    mlxir run script.py [args]                                                     an MLX program, unchanged, on mlxir
     mlxir coverage                                                                 the table of all primitives
     mlxir cache [info|clear]                                                       the disk cache
 
@@ -16,6 +17,7 @@ import inspect
 import math
 import os
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ from mlxir.runtime import store
 from mlxir.runtime.errors import CompileError, RuleNotImplementedError
 from mlxir.runtime.knobs import knobs
 
+from . import wheel
 from .dump import TARGETS, Spec, compile_stages, select, trace, write_stages
 
 _STAGES = list(dict.fromkeys(stage for stages in TARGETS.values() for stage in stages))
@@ -181,6 +184,23 @@ def _dump(options: argparse.Namespace) -> None:
         raise UsageError(f"cannot write: {error}") from None
 
 
+def _run(options: argparse.Namespace) -> None:
+    """The program with its own arguments, as `python script.py` or `python -m module` runs it."""
+    wheel.load("dropin")
+    if not options.program:
+        raise UsageError("run: name a script, or a module behind -m (see mlxir run --help)")
+    sys.argv = options.program
+    target = sys.argv[0]
+    if options.module:
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(target, run_name="__main__", alter_sys=True)
+        return
+    if not os.path.exists(target):
+        raise UsageError(f"there is no file {target}")
+    sys.path.insert(0, str(Path(target).resolve().parent))
+    runpy.run_path(target, run_name="__main__")
+
+
 def _coverage(options: argparse.Namespace) -> None:
     print(table())
 
@@ -222,6 +242,15 @@ def _parser() -> argparse.ArgumentParser:
     argument("-o", "--output", type=Path, metavar="DIR", help="where to write (default: out/FUNCTION)")
     argument("--target", choices=list(TARGETS), help="default: cpu; metal works on any machine")
     command.set_defaults(run=_dump)
+
+    command = commands.add_parser(
+        "run",
+        help="run an MLX program unchanged: its mlx.core is mlxir",
+        description="Run a Python script or module whose `import mlx.core` gives mlxir; see mlxir.dropin.",
+    )
+    command.add_argument("-m", dest="module", action="store_true", help="PROGRAM is a module, as with `python -m`")
+    command.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="a script, then its arguments")
+    command.set_defaults(run=_run)
 
     command = commands.add_parser("coverage", help="print the table of primitives and their rules")
     command.set_defaults(run=_coverage)

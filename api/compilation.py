@@ -4,6 +4,12 @@ A call flattens its arguments in one walk into a key (structure, constants by ty
 list of values. On a hit the program runs on the values' buffers and the results are put in their places: nothing is
 traced, built or evaluated. On a miss the function is called on placeholders; what it captured from outside becomes
 extra arguments with the values of that moment.
+
+A trace may serve more than one signature. With `shapeless=True` the axes of its placeholders have symbolic lengths, and
+the program is written out anew for each size without Python running again. A Python number that has had
+`PROMOTED_AFTER` values becomes a symbolic number: what is computed from it beside arrays is an input of the program,
+evaluated by Python for each call. Either holds as long as what the trace assumed of sizes and numbers does
+(`dialects/symbolic.py`); where it does not, the function is traced again.
 """
 
 from __future__ import annotations
@@ -11,390 +17,254 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
+import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from mlxir.compiler.evaluate import evaluate, executable
-from mlxir.compiler.graph import (
-    Node,
-    Trace,
-    Value,
-    close,
-    constant,
-    depends_on_trace,
-    first_uid,
-    placeholder,
-    resolve,
-    running,
-)
+from mlxir.compiler.evaluate import evaluate
+from mlxir.compiler.graph import NumberTrace, Trace, Value, close, constant, depends_on_trace, first_uid, running
 from mlxir.compiler.program import Program
-from mlxir.runtime.buffers import Buffer
-from mlxir.runtime.errors import at
+from mlxir.compiler.specialise import symbolic_trace
+from mlxir.dialects.symbolic import Scope
+from mlxir.runtime.errors import at, user_frame
 from mlxir.runtime.knobs import knobs
-from mlxir.runtime.trees import container_kind, leaves, remake_tuple, tree_map, update
+from mlxir.runtime.trees import leaves, tree_map, update
 
-from .ndarray import array, wrap
-from .random import RandomState
+from .captured import Placeholders, Snapshot, written
+from .entries import Entry, Traced, replay
+from .ndarray import array
+from .signatures import (
+    KEYWORD,
+    STATE,
+    Description,
+    Numbers,
+    describe_call,
+    difference,
+    flatten_argument,
+    flatten_state,
+    with_inputs,
+    without_numbers,
+    without_sizes,
+)
 from .transforms import check_callable, describe
 
-__all__ = ["clear_compile_cache", "compile", "compile_cache_info", "disable_compile", "enable_compile"]
+__all__ = [
+    "clear_compile_cache", "compile", "compile_cache_info", "disable_compile", "enable_compile", "explain_recompiles",
+]  # fmt: skip
+
+PROMOTED_AFTER = 3  # values of a Python number for which a function is traced before the number becomes an input
+MOST_ALTERNATIVES = 8  # traces of one signature that differ in what they assume of its numbers
+EXPLAINED = 16  # earlier signatures that a new one is compared with
 
 _allocate = object.__new__
-_CONSTANTS = (str, int, float, type(None))  # bool is an int
-_KEYWORD, _STATE = object(), object()  # tokens of a key
 
 
 class SignatureInfo(NamedTuple):
-    """Of one compiled function: calls that found their signature, calls that traced, and signatures kept."""
+    """Of one compiled function: calls that needed no trace, calls that traced, signatures kept, the time that tracing
+    and compiling took, and the bytes of machine code of those signatures.
+    """
 
     hits: int
     misses: int
     entries: int
+    compile_seconds: float
+    code_bytes: int
 
 
-# -- signatures ------------------------------------------------------------------------------------------------------
-# A key is a flat list. Each node of the tree begins with a token of its own kind (a shape, a container's type, a
-# constant's type), so the list can be read in one way only. The loops over containers repeat the case of an array: it
-# is most of what a call passes.
-def _flatten_argument(x: Any, key: list, values: list) -> None:
-    """Append a tree of arrays and constants to the key, its arrays to the values; ValueError for other leaves."""
-    kind = type(x)
-    if kind is array:
-        value = x._value
-        values.append(value)
-        key.append(value.shape)
-        key.append(value.dtype)
-    elif kind is dict or isinstance(x, dict):
-        key.append(dict)
-        key.append(len(x))
-        for name, item in x.items():
-            key.append(name)
-            if type(item) is array:
-                value = item._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                _flatten_argument(item, key, values)
-    elif isinstance(x, (list, tuple)):
-        key.append(list if isinstance(x, list) else kind)
-        key.append(len(x))
-        for item in x:
-            if type(item) is array:
-                value = item._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                _flatten_argument(item, key, values)
-    elif isinstance(x, array):
-        values.append(x._value)
-        key.append(x.shape)
-        key.append(x.dtype)
-    elif isinstance(x, _CONSTANTS):
-        key.append(kind)
-        # NaN differs from itself and -0.0 equals 0.0: their text does not.
-        key.append(repr(x) if isinstance(x, float) and (x != x or x == 0) else x)
-    else:
-        raise ValueError(
-            "[compile] Function arguments must be trees of arrays or constants (floats, ints, strings, or None), but"
-            f" received type {kind.__name__}."
-        )
+class _Spots:
+    """What is known of the Python numbers of calls that differ in them (and in sizes) only.
 
-
-def _flatten_state(x: Any, key: list, values: list) -> None:
-    """Append captured state: its arrays count, leaves of other types are ignored."""
-    kind = type(x)
-    if kind is array or isinstance(x, array):
-        value = x._value
-    elif kind is dict or isinstance(x, dict):
-        key.append(len(x))
-        for name, item in x.items():
-            key.append(name)
-            if type(item) is array:
-                value = item._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                _flatten_state(item, key, values)
-        return
-    elif isinstance(x, (list, tuple)):
-        key.append(len(x))
-        for item in x:
-            _flatten_state(item, key, values)
-        return
-    elif kind is RandomState:
-        value = x.value
-    else:
-        key.append(None)
-        return
-    values.append(value)
-    key.append(value.shape)
-    key.append(value.dtype)
-
-
-# -- captured state --------------------------------------------------------------------------------------------------
-def _containers(tree: Any) -> Iterator[list | dict]:
-    """Every list and dict of a tree."""
-    kind = container_kind(tree)
-    if kind is not None:
-        if kind is not tuple:
-            yield tree
-        for item in tree.values() if kind is dict else tree:
-            yield from _containers(item)
-
-
-class _Snapshot:
-    """The contents of all lists and dicts of the captured state, for a trace that raises."""
-
-    def __init__(self, *trees: Any):
-        self.saved = [(c, c.copy() if type(c) in (list, dict) else (dict if isinstance(c, dict) else list)(c))
-                      for tree in trees for c in _containers(tree)]  # fmt: skip
-        self.random = RandomState().value
-
-    def restore(self) -> None:
-        for container, content in self.saved:
-            if isinstance(container, dict):
-                container.clear()
-                container.update(content)
-            else:
-                container[:] = content
-        RandomState().value = self.random
-
-
-class _Placeholders:
-    """Placeholders for the arrays of a call, in the order of the signature.
-
-    Those of captured state are put into it for the time of a trace.
+    `inputs` are those that a trace takes as inputs, `fixed` those on whose values it depends.
     """
 
-    def __init__(self, trace: Trace):
-        self.trace = trace
-        self.made: list[Value] = []
-        self.swapped: dict[int, tuple[array, array]] = {}  # id of the stand-in -> (stand-in, original)
-        self.random: Value | None = None
+    def __init__(self, count: int):
+        self.seen: list[set] = [set() for _ in range(count)]
+        self.inputs: set[int] = set()
+        self.fixed: set[int] = set()
 
-    def make(self, value: Value) -> Value:
-        self.made.append(placeholder(value.shape, value.dtype, self.trace))
-        return self.made[-1]
+    def traced(self, numbers: Numbers) -> None:
+        """Count a trace; a number that has had enough values becomes an input."""
+        for i, (_, x) in enumerate(numbers):
+            if i not in self.fixed and i not in self.inputs:
+                self.seen[i].add(repr(x))
+                if len(self.seen[i]) > PROMOTED_AFTER:
+                    self.inputs.add(i)
 
-    def argument(self, leaf: Any) -> Any:
-        return wrap(self.make(leaf._value)) if isinstance(leaf, array) else leaf
-
-    def insert(self, leaf: Any) -> Any:
-        if isinstance(leaf, array):
-            stand_in = wrap(self.make(leaf._value))
-            self.swapped[id(stand_in)] = stand_in, leaf
-            return stand_in
-        if isinstance(leaf, RandomState):
-            self.random, leaf.value = leaf.value, self.make(leaf.value)
-        return leaf
-
-    def remove(self, state: Any) -> None:
-        """Put back what the function did not reassign."""
-
-        def back(leaf: Any) -> Any:
-            found = self.swapped.get(id(leaf))
-            return found[1] if found is not None and leaf._value.trace is self.trace else leaf
-
-        update(back, state)
-        if self.random is not None:
-            RandomState().value = self.random
-
-
-def _written(state: Any) -> list[Value]:
-    """The values that stand in captured outputs, in order."""
-    return [x._value if isinstance(x, array) else x.value for x in leaves(state) if isinstance(x, (array, RandomState))]
-
-
-def _write(tree: Any, new: Iterator[array]) -> Any:
-    """Put the next arrays into the array slots of captured outputs.
-
-    A tuple is rebuilt; an array that no list or dict holds refers to the new value.
-    """
-    if isinstance(tree, dict):
-        for key, item in tree.items():  # existing keys only: the dict keeps its size
-            if type(item) is array:
-                tree[key] = next(new)
-            elif isinstance(item, (dict, list, RandomState)):
-                _write(item, new)
-            elif isinstance(item, (tuple, array)):
-                tree[key] = _rewritten(item, new)
-    elif isinstance(tree, list):
-        for i, item in enumerate(tree):
-            if type(item) is array:
-                tree[i] = next(new)
-            elif isinstance(item, (dict, list, RandomState)):
-                _write(item, new)
-            elif isinstance(item, (tuple, array)):
-                tree[i] = _rewritten(item, new)
-    elif isinstance(tree, tuple):
-        for item in tree:
-            _write(item, new)
-    elif isinstance(tree, array):
-        tree._value = next(new)._value
-    elif isinstance(tree, RandomState):
-        tree.value = next(new)._value
-    return tree
-
-
-def _rewritten(item: Any, new: Iterator[array]) -> Any:
-    """What a slot holds instead of a tuple or an array."""
-    if isinstance(item, array):
-        return next(new)
-    if not isinstance(item, tuple):
-        return _write(item, new)
-    return remake_tuple(type(item), [_rewritten(x, new) for x in item])
-
-
-# -- entries ---------------------------------------------------------------------------------------------------------
-class _Entry:
-    """What one signature became: a program, what it captured, and where its results go.
-
-    `places` says for each array of the returned tree, then of the captured outputs, where it comes from: result j of
-    the program (j >= 0), value i of the call (-1 - i), or a value from outside that is returned as it is.
-    """
-
-    __slots__ = ("captured", "places", "plain", "program", "rebuild", "returned", "run")
-
-    def __init__(self, program: Program, captured: list[Value], places: list[int | Value], result: Any):
-        self.program, self.captured, self.places = program, captured, places
-        self.plain = places == list(range(len(places)))
-        self.returned, self.rebuild = _rebuilder(result)
-        self.run: Callable[[list[Buffer]], list[Buffer]] | None = None
-
-    def prepare(self) -> None:
-        """Evaluate what was captured and get the executable."""
-        evaluate(self.captured)
-        extra = [resolve(v).buffer for v in self.captured]
-        if not self.program.outputs:
-            self.run = lambda buffers: []
-            return
-        run = executable(self.program).run
-        self.run = (lambda buffers: run(buffers + extra)) if extra else run
-
-    def finish(self, results: Sequence[Value], values: Sequence[Value], state: Any) -> Any:
-        """The returned tree, after captured outputs were written."""
-        if self.plain:
-            found: Sequence[Value] = results
-        else:
-            found = [p if isinstance(p, Value) else results[p] if p >= 0 else values[-1 - p] for p in self.places]
-        arrays = [wrap(v) for v in found]
-        if state is not None:
-            new = iter(arrays[self.returned :])
-            try:
-                _write(state, new)
-                exhausted = next(new, None) is None
-            except StopIteration:
-                exhausted = False
-            if not exhausted:
-                raise ValueError("[compile] The captured outputs hold another number of arrays than when traced.")
-        return self.rebuild(arrays)
-
-
-def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
-    """How many arrays a returned tree holds, and a function that makes the same tree with other arrays.
-
-    The function is an expression such as `[a[0], {k[0]: a[1], k[1]: k[2]}]`, which is faster than walking a structure.
-    """
-    count, known = 0, []
-
-    def name(x: Any) -> str:
-        known.append(x)
-        return f"k[{len(known) - 1}]"
-
-    def text(tree: Any) -> str:
-        nonlocal count
-        kind = container_kind(tree)
-        if kind is None:
-            if not isinstance(tree, array):
-                return name(tree)
-            count += 1
-            return f"a[{count - 1}]"
-        if kind is dict:
-            return "{" + ", ".join([f"{name(key)}: {text(item)}" for key, item in tree.items()]) + "}"
-        items = "".join([text(item) + ", " for item in tree])
-        if kind is list:
-            return f"[{items}]"
-        return f"({items})" if type(tree) is tuple else f"remake({name(type(tree))}, [{items}])"
-
-    source = f"lambda a: {text(result)}"
-    return count, eval(source, {"k": known, "remake": remake_tuple})
-
-
-def _replay(program: Program, arguments: Sequence[Value]) -> list[Value]:
-    """The program's operations recorded again, on other values."""
-    known = list(arguments)
-    for i in program.instructions:
-        node = Node(i.record, i.attrs, tuple([known[s] for s in i.operands]), i.avals, i.where)
-        known.extend([Value(a.shape, a.dtype, node, n) for n, a in enumerate(i.avals)])
-    return [known[s] for s in program.outputs]
+    def fix(self, numbers: Collection[int]) -> None:
+        """The trace depends on the values of these."""
+        self.inputs.difference_update(numbers)
+        self.fixed.update(numbers)
 
 
 class _Cache:
-    """The entries of one compiled function."""
+    """The entries of one compiled function. Looking up takes no lock; tracing does, one signature at a time."""
 
-    def __init__(self, fun: Callable, inputs: Any, outputs: Any):
-        self.fun, self.inputs, self.outputs = fun, inputs, outputs
+    def __init__(self, fun: Callable, inputs: Any, outputs: Any, shapeless: bool = False):
+        self.fun, self.inputs, self.outputs, self.shapeless = fun, inputs, outputs, shapeless
         self.name, self.where = describe(fun)
+        self.lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
         """Forget all entries and counts."""
-        self.entries: dict[tuple, _Entry] = {}
+        self.entries: OrderedDict[tuple, Entry] = OrderedDict()
+        self.traces: dict[tuple, list[Traced]] = {}  # shapeless ones, by their key without sizes
+        self.spots: dict[tuple, _Spots] = {}  # by key without numbers
+        self.shared_spots: dict[tuple, _Spots] = {}  # by key without sizes and numbers
+        self.described: list[tuple[Description, Traced]] = []
         # The last signature is compared before anything is hashed.
-        self.last: tuple[list, _Entry | None] = ([object()], None)
+        self.last: tuple[list, Entry | None] = ([object()], None)
         self.hits = self.misses = 0
+        self.seconds = 0.0
 
     def info(self) -> SignatureInfo:
-        """Hits, misses and entries of this function."""
-        return SignatureInfo(self.hits, self.misses, len(self.entries))
+        """Hits, misses, entries, seconds and bytes of this function."""
+        entries = list(self.entries.values())
+        return SignatureInfo(
+            self.hits, self.misses, len(entries), self.seconds, sum([entry.code_bytes for entry in entries])
+        )
 
-    def find(self, key: list) -> _Entry | None:
-        """The entry of a signature."""
-        entry = self.entries.get(tuple(key))
-        if entry is not None:
+    # -- looking up ---------------------------------------------------------------------------------------------------
+    def numbers_of(self, key: list, numbers: Numbers, values: list[Value]) -> _Spots:
+        """What is known of the numbers of a signature, shared by all sizes."""
+        short = tuple(without_numbers(key, numbers))
+        found = self.spots.get(short)
+        if found is None:
+            if len(self.spots) >= knobs.cache_entries:
+                self.spots.clear()
+            found = self.shared_spots.setdefault(tuple(without_sizes(short, values)), _Spots(len(numbers)))
+            self.spots[short] = found
+        return found
+
+    def find(self, key: list, numbers: Numbers, values: list[Value]) -> Entry | None:
+        """The entry of a signature; what it computes from numbers is appended to the values."""
+        spots = self.numbers_of(key, numbers, values) if numbers else None
+        exact = tuple(with_inputs(key, numbers, spots.inputs) if spots is not None else key)
+        entry = self.entries.get(exact)
+        while entry is not None and entry.feed is not None and not entry.feed.accepts(numbers):
+            entry = entry.next
+        if entry is None:
+            return None
+        if entry.feed is None:
             self.last = (key, entry)
+        else:
+            values += entry.feed.values(numbers)
+        with contextlib.suppress(KeyError):  # dropped by another thread
+            self.entries.move_to_end(exact)
         return entry
 
-    def miss(self, key: list, args: tuple, kwargs: dict, values: list[Value]) -> Any:
+    def keep(
+        self, entry: Entry, key: list, numbers: Numbers, inputs: Collection[int], values: list[Value]
+    ) -> None:
+        """Add an entry; the least recently used ones are dropped."""
+        exact = tuple(with_inputs(key, numbers, inputs))
+        if entry.feed is not None:
+            entry.next = self.entries.get(exact)
+            entry.alternatives = 1 + (entry.next.alternatives if entry.next is not None else 0)
+            if entry.alternatives > MOST_ALTERNATIVES:  # it branches on its numbers too often
+                self.numbers_of(key, numbers, values).fix(inputs)
+        self.entries[exact] = entry
+        while len(self.entries) > knobs.cache_entries:
+            self.entries.popitem(last=False)
+
+    # -- misses -------------------------------------------------------------------------------------------------------
+    def miss(self, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]) -> Any:
         """Trace, compile, keep and run."""
         nested = running.depth > 0
-        snapshot = _Snapshot(self.inputs, self.outputs)
+        # A thread that is tracing waits for no other trace: two could wait for each other.
+        locked = self.lock.acquire(blocking=not nested)
         try:
-            entry = self.trace(args, kwargs, values)
-            if nested and depends_on_trace([*entry.captured, *[p for p in entry.places if isinstance(p, Value)]]):
-                # A closure over what a transform around this call is tracing: part of that trace, and valid only now.
-                return entry.finish(_replay(entry.program, values + entry.captured), values, self.outputs)
-            entry.prepare()
-        except BaseException:
-            snapshot.restore()
-            raise
-        self.misses += 1
-        self.entries[tuple(key)] = entry
-        self.last = (key, entry)
+            given = list(values)
+            entry = self.find(key, numbers, values) or self.respecialised(key, numbers, values)
+            if entry is None:
+                entry = self.retrace(key, numbers, args, kwargs, values)
+            else:
+                self.hits += 1
+        finally:
+            if locked:
+                self.lock.release()
+        if entry.run is None:  # part of the trace around this call
+            captured = [v if isinstance(v, Value) else values[len(given) + v] for v in entry.captured]
+            return entry.finish(replay(entry.program, given + captured), given, self.outputs)
         evaluate(values)
-        assert entry.run is not None
         results = entry.run([v.buffer for v in values])  # type: ignore[misc]
         return entry.finish([constant(b) for b in results], values, self.outputs)
 
-    def trace(self, args: tuple, kwargs: dict, values: list[Value]) -> _Entry:
-        """Call the function on placeholders and close what it recorded."""
+    def respecialised(self, key: list, numbers: Numbers, values: list[Value]) -> Entry | None:
+        """An entry for new sizes, made of a shapeless trace that serves them."""
+        spots = self.numbers_of(key, numbers, values) if numbers else None
+        inputs = set(spots.inputs) if spots is not None else set()
+        for traced in self.traces.get(tuple(without_sizes(with_inputs(key, numbers, inputs), values)), ()):
+            symbols = traced.symbols(values, numbers)
+            if traced.serves(symbols):
+                return self.prepared(traced.entry(symbols), key, numbers, inputs, values)
+        return None
+
+    def prepared(
+        self, entry: Entry, key: list, numbers: Numbers, inputs: Collection[int], values: list[Value]
+    ) -> Entry:
+        """The entry with its executable, kept."""
+        start = time.perf_counter()
+        entry.prepare()
+        self.seconds += time.perf_counter() - start
+        self.keep(entry, key, numbers, inputs, values)
+        if entry.feed is None:
+            self.last = (key, entry)
+        else:
+            values += entry.feed.values(numbers)
+        return entry
+
+    def retrace(self, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]) -> Entry:
+        """The entry of a new trace; one that is part of a trace around this call is not kept and has no executable."""
+        spots = self.numbers_of(key, numbers, values) if numbers else _Spots(0)
+        spots.traced(numbers)
+        snapshot = Snapshot(self.inputs, self.outputs)
+        start = time.perf_counter()
+        try:
+            traced = self.trace(args, kwargs, values, spots.inputs)
+            self.seconds += time.perf_counter() - start
+            entry = traced.entry(traced.symbols(values, numbers))
+            if running.depth and depends_on_trace(traced.outside()):
+                # A closure over what a transform around this call is tracing: part of that trace, and valid only now.
+                if entry.feed is not None:
+                    values += entry.feed.values(numbers)
+                return entry
+            spots.fix([j for name, (i, j) in zip(traced.names, traced.sources, strict=True)
+                       if i < 0 and name in traced.scope.pins])  # fmt: skip
+            inputs = set(spots.inputs)
+            self.prepared(entry, key, numbers, inputs, values)
+        except BaseException:
+            snapshot.restore()
+            raise
+        if self.shapeless:
+            coarse = tuple(without_sizes(with_inputs(key, numbers, inputs), values))
+            self.traces[coarse] = [traced, *self.traces.get(coarse, ())][:MOST_ALTERNATIVES]
+        self.misses += 1
+        self.explain(args, kwargs, numbers, values, traced)
+        return entry
+
+    def trace(self, args: tuple, kwargs: dict, values: list[Value], inputs: Collection[int] = ()) -> Traced:
+        """Call the function on placeholders and close what it recorded; the numbers listed in `inputs` are symbolic."""
         since = first_uid()
-        with Trace("compile", self.name, self.where) as trace:
-            stand_ins = _Placeholders(trace)
+        scope = Scope()
+        symbolic = self.shapeless or bool(inputs)
+        with Trace("compile", self.name, self.where) as trace, symbolic_trace(scope, symbolic):
+            stand_ins = Placeholders(trace, scope if symbolic else None, self.shapeless, inputs)
             inner_args, inner_kwargs = tree_map(stand_ins.argument, args), tree_map(stand_ins.argument, kwargs)
             update(stand_ins.insert, self.inputs)
             result = self.fun(*inner_args, **inner_kwargs)
-            outputs = [*[x._value for x in leaves(result) if isinstance(x, array)], *_written(self.outputs)]
+            outputs = [*[x._value for x in leaves(result) if isinstance(x, array)], *written(self.outputs)]
             stand_ins.remove(self.inputs)
             number = {id(v): -1 - i for i, v in enumerate(stand_ins.made)}
             wanted: list[Value] = []
             places: list[int | Value] = []
             for value in outputs:
-                if value.uid < since or (value.node is None and value.alias is None and id(value) not in number):
+                leaf = value.node is None and value.alias is None and not isinstance(value.trace, NumberTrace)
+                if value.uid < since or (leaf and id(value) not in number):
                     places.append(value)
                     continue
                 if id(value) not in number:
@@ -402,14 +272,30 @@ class _Cache:
                     wanted.append(value)
                 places.append(number[id(value)])
             program, captured = close(stand_ins.made, wanted, since, self.name)
+            traced = Traced(program, captured, places, result, scope, stand_ins.sources)
         given = {id(v) for v in values}
-        if any(id(v) in given for v in [*captured, *[p for p in places if isinstance(p, Value)]]):
+        if any(id(v) in given for v in traced.outside()):
             raise ValueError(
                 "[compile] Attempting to compile a function with uncaptured inputs is not allowed:"
                 f" {self.name}{at(self.where)} uses an array from outside that is also an input of this call. Use the"
                 " parameter, or the captured container, instead."
             )
-        return _Entry(program, captured, places, result)
+        return traced
+
+    # -- explanations -------------------------------------------------------------------------------------------------
+    def explain(self, args: tuple, kwargs: dict, numbers: Numbers, values: list[Value], traced: Traced) -> None:
+        """Say why a function was traced again, if that is asked for; remember this signature for the next time."""
+        call = describe_call(self.fun, args, kwargs, self.inputs)
+        if knobs.explain and self.described:
+            old, before = min(reversed(self.described), key=lambda earlier: len(difference(call, earlier[0])))
+            lines = difference(call, old) + before.broken(values, numbers, call)
+            for name, (_, j) in zip(traced.names, traced.sources, strict=True):
+                if name in traced.open:
+                    lines.append(f"{call.numbers[j]} has had {PROMOTED_AFTER + 1} values: an input from now on")
+            print(f"[mlxir] {self.name}{at(self.where)} is traced again, called{at(user_frame())}:", file=sys.stderr)
+            for line in lines or ["nothing differs that a signature holds"]:
+                print(f"[mlxir]   {line}", file=sys.stderr)
+        self.described = [*self.described, (call, traced)][-EXPLAINED:]
 
 
 # -- the public functions --------------------------------------------------------------------------------------------
@@ -422,22 +308,24 @@ def compile(  # noqa: A001 (MLX's name)
     """A function that computes what `fun` does, traced once per signature and run as one optimised program.
 
     Arguments are trees of arrays and constants (str, int, float, bool, None); a call with new shapes, dtypes, structure
-    or constants traces again. `inputs` and `outputs` are trees of captured state: arrays in `inputs` are read at each
-    call, arrays in `outputs` are overwritten after it; `random.state` may be among them. Other arrays from outside are
-    constants, frozen when the function is traced. With `shapeless=True` a new shape traces again too: shapes that `fun`
-    reads are never stale.
+    or constants traces again. An int or float that has had several values becomes an input, unless the trace depends
+    on its value. `inputs` and `outputs` are trees of captured state: arrays in `inputs` are read at each call, arrays
+    in `outputs` are overwritten after it; `random.state` may be among them. Other arrays from outside are constants,
+    frozen when the function is traced. With `shapeless=True` one trace serves all sizes for which `fun` does the same:
+    shapes that it reads are symbolic, and where it needs a number (`range(x.shape[0])`) it is traced again for another.
 
     `cache_info()` and `cache_clear()` of the returned function tell and forget its signatures. Raises TypeError if
     `fun` cannot be called; calls raise ValueError for other arguments, for evaluation of a traced array, and for
     closures over an array that is also an input.
     """
     check_callable("compile", fun)
-    cache = _Cache(fun, inputs, outputs)
+    cache = _Cache(fun, inputs, outputs, shapeless)
 
     @functools.wraps(fun, updated=())
     def compiled(*args: Any, **kwargs: Any) -> Any:
         key: list = []
         values: list[Value] = []
+        numbers: Numbers = []
         for x in args:
             if type(x) is array:
                 value = x._value
@@ -445,23 +333,23 @@ def compile(  # noqa: A001 (MLX's name)
                 key.append(value.shape)
                 key.append(value.dtype)
             else:
-                _flatten_argument(x, key, values)
+                flatten_argument(x, key, values, numbers)
         for name, x in kwargs.items():
-            key.append(_KEYWORD)
+            key.append(KEYWORD)
             key.append(name)
-            _flatten_argument(x, key, values)
+            flatten_argument(x, key, values, numbers)
         if knobs.disable_compile:
             return fun(*args, **kwargs)
         if inputs is not None:
-            key.append(_STATE)
-            _flatten_state(inputs, key, values)
+            key.append(STATE)
+            flatten_state(inputs, key, values)
         if running.depth and depends_on_trace(values):
             return fun(*args, **kwargs)
         last, entry = cache.last
         if key != last:
-            entry = cache.find(key)
+            entry = cache.find(key, numbers, values)
         if entry is None:
-            return cache.miss(key, args, kwargs, values)
+            return cache.miss(key, numbers, args, kwargs, values)
         cache.hits += 1
         buffers = [v.buffer for v in values]
         if not all(buffers):  # a buffer is true
@@ -479,10 +367,22 @@ def compile(  # noqa: A001 (MLX's name)
             arrays.append(x)
         return entry.rebuild(arrays)
 
-    compiled.cache_info = cache.info  # type: ignore[attr-defined]
-    compiled.cache_clear = cache.clear  # type: ignore[attr-defined]
-    _caches[compiled] = cache
-    return compiled
+    public = compiled if inputs is None and outputs is None else _in_turn(compiled, cache.lock)
+    public.cache_info = cache.info  # type: ignore[attr-defined]
+    public.cache_clear = cache.clear  # type: ignore[attr-defined]
+    _caches[public] = cache
+    return public
+
+
+def _in_turn(compiled: Callable[..., Any], lock: Any) -> Callable[..., Any]:
+    """One call at a time: each reads the captured state and writes it."""
+
+    @functools.wraps(compiled)
+    def public(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return compiled(*args, **kwargs)
+
+    return public
 
 
 def traced(fun: Callable, args: tuple, kwargs: dict) -> Program:
@@ -491,7 +391,8 @@ def traced(fun: Callable, args: tuple, kwargs: dict) -> Program:
     Nothing is evaluated, and captured state stays as it is. Raises what `compile` raises.
     """
     cache = (_caches.get(fun) if inspect.isfunction(fun) else None) or _Cache(fun, None, None)
-    snapshot = _Snapshot(cache.inputs, cache.outputs)
+    cache = _Cache(cache.fun, cache.inputs, cache.outputs)
+    snapshot = Snapshot(cache.inputs, cache.outputs)
     try:
         return cache.trace(args, kwargs, [x._value for x in leaves((args, kwargs)) if isinstance(x, array)]).program
     finally:
@@ -516,29 +417,36 @@ def clear_compile_cache() -> None:
     _compiler_cache().clear()
 
 
-class _CompileMode(contextlib.ContextDecorator):
-    """What `disable_compile()` and `enable_compile()` return: the switch is made; leaving a `with` block undoes it."""
+class _Switch(contextlib.ContextDecorator):
+    """A knob that is set already; leaving a `with` block sets it back."""
 
-    def __init__(self, disabled: bool):
-        self.disabled, self.before = disabled, knobs.disable_compile
-        knobs.disable_compile = disabled
+    def __init__(self, knob: str, value: bool, words: tuple[str, str]):
+        self.knob, self.value, self.words, self.before = knob, value, words, getattr(knobs, knob)
+        setattr(knobs, knob, value)
 
-    def __enter__(self) -> _CompileMode:
-        knobs.disable_compile = self.disabled  # made again where the object decorates a function
+    def __enter__(self) -> _Switch:
+        setattr(knobs, self.knob, self.value)  # set again where the object decorates a function
         return self
 
     def __exit__(self, *exc: object) -> None:
-        knobs.disable_compile = self.before
+        setattr(knobs, self.knob, self.before)
 
     def __repr__(self) -> str:
-        return f"<compile {'disabled' if self.disabled else 'enabled'}; was {'disabled' if self.before else 'enabled'}>"
+        return f"<compile {self.words[self.value]}; was {self.words[self.before]}>"
 
 
 def disable_compile() -> contextlib.ContextDecorator:
     """Make all compiled functions of the process call their Python function. Also `with disable_compile(): ...`."""
-    return _CompileMode(True)
+    return _Switch("disable_compile", True, ("enabled", "disabled"))
 
 
 def enable_compile() -> contextlib.ContextDecorator:
     """Undo `disable_compile` and the environment variable MLX_DISABLE_COMPILE. Also `with enable_compile(): ...`."""
-    return _CompileMode(False)
+    return _Switch("disable_compile", False, ("enabled", "disabled"))
+
+
+def explain_recompiles(enabled: bool = True) -> contextlib.ContextDecorator:
+    """Print to stderr, whenever a compiled function is traced again, what differs from the nearest earlier signature
+    and which line called it (as the environment variable MLXIR_EXPLAIN does). Also `with explain_recompiles(): ...`.
+    """
+    return _Switch("explain", enabled, ("unexplained", "explained"))

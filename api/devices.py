@@ -8,6 +8,8 @@ import os
 import threading
 from typing import Any
 
+from mlxir.runtime.stream import worker
+
 __all__ = [
     "Device", "DeviceType", "Stream", "StreamContext", "StreamOrDevice", "ThreadLocalStream", "clear_streams", "cpu",
     "default_device", "default_stream", "device_count", "device_info", "gpu", "is_available", "new_stream",
@@ -65,8 +67,8 @@ cpu, gpu = DeviceType.cpu, DeviceType.gpu
 _numbers = itertools.count()
 
 
-class Stream:
-    """A queue of work on a device. There is one worker, so all streams are in order with each other."""
+class _Queue:
+    """What streams of both kinds have: a device and a number."""
 
     def __init__(self, device: Device, index: int):
         self._device, self._index = device, index
@@ -80,20 +82,24 @@ class Stream:
         return self._index
 
     def __repr__(self) -> str:
-        return f"Stream({self._device!r}, {self._index})"
+        return f"{type(self).__name__}({self._device!r}, {self._index})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stream) and (self._device, self._index) == (other._device, other._index)
+        return type(other) is type(self) and (self._device, self._index) == (other._device, other._index)
 
     def __hash__(self) -> int:
         return hash((self._device, self._index))
 
 
-class ThreadLocalStream(Stream):
+class Stream(_Queue):
+    """A queue of work on a device. There is one worker, so all streams are in order with each other."""
+
+
+class ThreadLocalStream(_Queue):
     """A stream that stands for one of its own in every thread; with one worker they are the same."""
 
 
-StreamOrDevice = Stream | Device | DeviceType | None
+StreamOrDevice = Stream | ThreadLocalStream | Device | DeviceType | None
 
 
 class _Defaults(threading.local):
@@ -101,7 +107,7 @@ class _Defaults(threading.local):
 
     def __init__(self) -> None:
         self.device = Device(cpu)
-        self.streams = {Device(cpu): Stream(Device(cpu), 0)}
+        self.streams: dict[Device, Stream | ThreadLocalStream] = {Device(cpu): Stream(Device(cpu), 0)}
 
 
 next(_numbers)
@@ -110,7 +116,7 @@ _defaults = _Defaults()
 
 def _device(x: Any, name: str) -> Device:
     """The device that `x` names. Raises ValueError where it does not exist on this machine."""
-    device = x.device if isinstance(x, Stream) else Device(x) if isinstance(x, DeviceType) else x
+    device = x.device if isinstance(x, _Queue) else Device(x) if isinstance(x, DeviceType) else x
     if not isinstance(device, Device):
         raise TypeError(f"[{name}] expected a Device, a DeviceType or a Stream, got {x!r}")
     if not is_available(device):
@@ -140,18 +146,19 @@ def device_count(device_type: DeviceType) -> int:
 
 
 def device_info(d: Device | DeviceType | None = None) -> dict[str, str | int]:
-    """Properties of a device."""
-    _device(d if d is not None else _defaults.device, "device_info")
+    """Properties of a device; none for one that is not available."""
+    if not is_available(d if d is not None else _defaults.device):
+        return {}
     machine = os.uname().machine
     return {"architecture": machine, "device_name": f"{machine} CPU", "cores": os.cpu_count() or 1}
 
 
-def default_stream(device: Device | DeviceType) -> Stream:
+def default_stream(device: Device | DeviceType) -> Stream | ThreadLocalStream:
     """The default stream of a device."""
     return _defaults.streams[_device(device, "default_stream")]
 
 
-def set_default_stream(stream: Stream) -> None:
+def set_default_stream(stream: Stream | ThreadLocalStream) -> None:
     """Make `stream` the default stream of its device."""
     _defaults.streams[_device(stream, "set_default_stream")] = stream
 
@@ -181,8 +188,8 @@ class StreamContext:
 
     def __init__(self, s: StreamOrDevice):
         self._device = _device(s, "stream")
-        self._stream = s if isinstance(s, Stream) else default_stream(self._device)
-        self._before: tuple[Device, Stream] | None = None
+        self._stream = s if isinstance(s, _Queue) else default_stream(self._device)
+        self._before: tuple[Device, Any] | None = None
 
     def __enter__(self) -> StreamContext:
         self._before = default_device(), default_stream(self._device)
@@ -201,6 +208,7 @@ def stream(s: StreamOrDevice) -> StreamContext:
 
 
 def synchronize(stream: StreamOrDevice = None) -> None:
-    """Wait for outstanding work. Evaluation is synchronous, so there is none; the argument is checked."""
+    """Wait for all work that `async_eval` started. Raises the first error of it that was not raised here before."""
     if stream is not None:
         _device(stream, "synchronize")
+    worker.synchronize()

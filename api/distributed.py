@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from mlxir.runtime.dtypes import Dtype
 
 from .devices import StreamOrDevice
 from .ndarray import array, wrap
-from .ops.common import check_array
+from .ops.common import check_array, failure
 
-__all__ = ["Group", "all_gather", "all_max", "all_min", "all_sum", "init", "is_available", "sum_scatter"]
+__all__ = [
+    "Group", "all_gather", "all_max", "all_min", "all_sum", "init", "is_available", "recv", "recv_like", "send",
+    "sum_scatter",
+]  # fmt: skip
+
+_BACKENDS = ("any", "jaccl", "mpi", "nccl", "ring")
 
 
 class Group:
@@ -23,8 +31,8 @@ class Group:
         return 1
 
     def split(self, color: int, key: int = -1) -> Group:
-        """The group of the processes with the same colour."""
-        return self
+        """The group of the processes with the same colour. Raises RuntimeError: one process cannot be split."""
+        raise RuntimeError("[distributed] Cannot split the distributed group further: it has one process.")
 
 
 _group = Group()
@@ -37,6 +45,8 @@ def is_available(backend: str = "any") -> bool:
 
 def init(strict: bool = False, backend: str = "any", **options: Any) -> Group:
     """The group of all processes. Raises RuntimeError if `strict`, because there is no backend."""
+    if backend not in _BACKENDS:
+        raise ValueError(f"[distributed] The only valid values for backend are {_BACKENDS}, but {backend!r} was given.")
     if strict:
         raise RuntimeError(f"[distributed] Couldn't initialize the distributed backend '{backend}': mlxir has none.")
     return _group
@@ -69,3 +79,21 @@ def all_gather(x: array, *, group: Group | None = None, stream: StreamOrDevice =
 def sum_scatter(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """This process's part of the sum over all processes."""
     return _alone("sum_scatter", x, group)
+
+
+def send(x: array, dst: int, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """Send to another process. Raises ValueError: there is none."""
+    check_array("send", x)
+    raise failure(ValueError, "[send] Cannot send to a singleton group: mlxir runs as one process.")
+
+
+def recv(
+    shape: Sequence[int], dtype: Dtype, src: int, *, group: Group | None = None, stream: StreamOrDevice = None
+) -> array:
+    """Receive from another process. Raises ValueError: there is none."""
+    raise failure(ValueError, "[recv] Cannot recv from a singleton group: mlxir runs as one process.")
+
+
+def recv_like(x: array, src: int, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
+    """Receive what has the shape and dtype of `x`. Raises ValueError: there is no other process."""
+    return recv(x.shape, x.dtype, src)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 
 from mlxir.compiler.graph import Value
+from mlxir.dialects.mx import attention
 from mlxir.dialects.mx import elementwise as prim
-from mlxir.dialects.mx import fast as composites
-from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote
+from mlxir.runtime.dtypes import Dtype, bool_, float32, promote
 
+from .custom_kernels import cuda_kernel, metal_kernel, precompiled_cuda_kernel
 from .devices import StreamOrDevice
 from .dtype_info import finfo
+from .gated_delta import gated_delta_update
 from .ndarray import array, wrap
 from .ops.common import check_array, failure
-from .ops.contract import matmul_value
 from .ops.indexing import take_along_axis
 from .ops.reduce import logsumexp, mean_value
 from .ops.shape import text
@@ -21,18 +22,19 @@ from .values import (
     arange,
     binary,
     broadcast_shape,
-    broadcast_to,
     cast,
     concatenate,
+    emit,
     full,
-    record,
     reshape,
     slice_axis,
-    transpose,
     unary,
 )  # fmt: skip
 
-__all__ = ["cross_entropy", "layer_norm", "rms_norm", "rope", "scaled_dot_product_attention"]
+__all__ = [
+    "cross_entropy", "cuda_kernel", "gated_delta_update", "layer_norm", "metal_kernel", "precompiled_cuda_kernel",
+    "rms_norm", "rope", "scaled_dot_product_attention",
+]  # fmt: skip
 
 
 def _check_norm(name: str, x: Value, **parameters: Value | None) -> Dtype:
@@ -205,29 +207,27 @@ def scaled_dot_product_attention(
     """
     queries, keys, weights = (check_array("scaled_dot_product_attention", a)._value for a in (q, k, v))
     dtype, heads, groups = _check_attention(queries, keys, weights)
-    batch, _, steps, width = queries.shape
-    repeats, length = heads // groups, keys.shape[2]
-    queries = binary(prim.multiply, cast(queries, dtype), full(scale, (), dtype))
-    queries = reshape(queries, (batch, groups, repeats, steps, width))
-    keys = reshape(cast(keys, dtype), (batch, groups, 1, length, width))
-    weights = reshape(cast(weights, dtype), (batch, groups, 1, length, weights.shape[-1]))
-    scores = matmul_value(queries, transpose(keys, (0, 1, 2, 4, 3)))
-    if mask is not None:
-        scores = _masked_scores(scores, mask, (batch, heads, steps, length))
+    batch, _, steps, _ = queries.shape
+    bias, causal = full(True, (1, 1, 1, 1), bool_), False
+    if isinstance(mask, str):
+        if mask != "causal":
+            raise failure(
+                ValueError, f"[scaled_dot_product_attention] Invalid mask type {mask}: it must be 'causal' or an array."
+            )
+        causal = True
+    elif mask is not None:
+        bias = _attention_mask(mask, (batch, heads, steps, keys.shape[2]), dtype)
+    extra = full(-math.inf, (1, 1), dtype)
     if sinks is not None:
         extra = check_array("scaled_dot_product_attention", sinks)._value
         if extra.shape != (heads,):
             raise failure(
                 ValueError, f"[scaled_dot_product_attention] sinks must have shape ({heads}), got {text(extra.shape)}."
             )
-        column = broadcast_to(reshape(cast(extra, scores.dtype), (groups, repeats, 1, 1)), (*scores.shape[:-1], 1))
-        scores = concatenate([column, scores], 4)
-    wide = cast(scores, float32 if dtype.size < 4 else dtype)
-    attention = cast(record(composites.softmax, (wide,), {"axes": (4,)}, wide.shape, wide.dtype), dtype)
-    if sinks is not None:
-        attention = slice_axis(attention, 4, 1, length + 1)
-    out = matmul_value(attention, weights)
-    return wrap(reshape(out, (batch, heads, steps, weights.shape[-1])))
+        extra = reshape(cast(extra, dtype), (1, heads))
+    operands = (cast(queries, dtype), cast(keys, dtype), cast(weights, dtype), bias, extra)
+    attrs = {"scale": float(scale), "causal": causal, "fill": float(finfo(dtype).min), "swapped": False}
+    return wrap(emit(attention.attention, *operands, **attrs))
 
 
 def _check_attention(q: Value, k: Value, v: Value) -> tuple[Dtype, int, int]:
@@ -254,31 +254,15 @@ def _check_attention(q: Value, k: Value, v: Value) -> tuple[Dtype, int, int]:
     return dtype, heads, groups
 
 
-def _masked_scores(scores: Value, mask: str | array, shape: tuple[int, ...]) -> Value:
-    """Scores (B, groups, repeats, T_q, T_kv) with a mask that broadcasts to `shape` (B, heads, T_q, T_kv)."""
-    steps, length = shape[2:]
-    if isinstance(mask, str):
-        if mask != "causal":
-            raise failure(
-                ValueError, f"[scaled_dot_product_attention] Invalid mask type {mask}: it must be 'causal' or an array."
-            )
-        row = reshape(arange(length - steps, 1, steps, int32), (steps, 1))
-        allowed = binary(prim.greater_equal, row, arange(0, 1, length, int32), bool_)
-    else:
-        allowed = check_array("scaled_dot_product_attention", mask)._value
-        if len(allowed.shape) > 4 or broadcast_shape("scaled_dot_product_attention", allowed.shape, shape) != shape:
-            raise failure(
-                ValueError,
-                f"[scaled_dot_product_attention] mask with shape {text(allowed.shape)} does not broadcast to"
-                f" {text(shape)}.",
-            )
-        if len(allowed.shape) >= 3:
-            heads = allowed.shape[-3]
-            split = scores.shape[1:3] if heads == shape[1] and heads != 1 else (1, heads)
-            allowed = reshape(allowed, (*allowed.shape[:-3], *split, *allowed.shape[-2:]))
-    if allowed.dtype is bool_:
-        lowest = full(finfo(scores.dtype).min, (), scores.dtype)
-        return record(prim.select, (allowed, scores, lowest), {}, scores.shape, scores.dtype)
-    if promote(allowed.dtype, scores.dtype) is not scores.dtype:
+def _attention_mask(mask: array, shape: tuple[int, ...], dtype: Dtype) -> Value:
+    """The mask with four axes, each of the length of `shape` (B, heads, T_q, T_kv) or 1."""
+    found = check_array("scaled_dot_product_attention", mask)._value
+    if len(found.shape) > 4 or broadcast_shape("scaled_dot_product_attention", found.shape, shape) != shape:
+        raise failure(
+            ValueError,
+            f"[scaled_dot_product_attention] mask with shape {text(found.shape)} does not broadcast to {text(shape)}.",
+        )
+    if found.dtype is not bool_ and promote(found.dtype, dtype) is not dtype:
         raise failure(ValueError, "[scaled_dot_product_attention] Mask type must promote to output type.")
-    return binary(prim.add, scores, cast(allowed, scores.dtype))
+    found = found if found.dtype is bool_ else cast(found, dtype)
+    return reshape(found, (1,) * (4 - len(found.shape)) + found.shape)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlxir.compiler.activity import check_differentiable
 from mlxir.compiler.evaluate import ValueTracing
-from mlxir.compiler.graph import Value, apply_transform, close, first_uid, running, tracer
+from mlxir.compiler.graph import Trace, Value, apply_transform, close, first_uid, running, tracer
 from mlxir.dialects.mx import RECORDS
 from mlxir.runtime.errors import at
-from mlxir.runtime.trees import container_kind, leaves, remake_tuple, strict_leaves, update
+from mlxir.runtime.trees import children, container_kind, leaves, maker, remake_tuple, strict_leaves, update
 
 from . import values
 from .ndarray import array, wrap
@@ -66,11 +66,11 @@ class _StandIns:
 def _selected_indices(tag: str, argnums: Any, named: bool) -> list[int]:
     if argnums is None:
         return [] if named else [0]
-    if isinstance(argnums, (str, dict)):
+    single = hasattr(argnums, "__index__") and not getattr(argnums, "ndim", 0)
+    if not single and (isinstance(argnums, (str, Mapping)) or not hasattr(argnums, "__getitem__")):
         raise TypeError(f"[{tag}] argnums must be an int or a sequence of ints, got {argnums!r}.")
-    items = list(argnums) if isinstance(argnums, Iterable) else [argnums]
     try:
-        indices = [operator.index(i) for i in items]
+        indices = [operator.index(i) for i in ([argnums] if single else argnums)]
     except TypeError:
         raise TypeError(f"[{tag}] argnums must be an int or a sequence of ints, got {argnums!r}.") from None
     if not indices and not named:
@@ -96,7 +96,7 @@ def _paths(tree: Any, path: tuple, out: list[tuple]) -> None:
     if kind is None:
         out.append(path)
         return
-    for key, item in tree.items() if kind is dict else enumerate(tree):
+    for key, item in tree.items() if kind is dict else enumerate(children(tree)):
         _paths(item, (*path, key), out)
 
 
@@ -130,8 +130,7 @@ class _Differentiated:
             return wrap(grads[index])
         if kind is dict:
             return {k: self.gradients(v, number, grads, (*path, k)) for k, v in tree.items()}
-        items = [self.gradients(v, number, grads, (*path, i)) for i, v in enumerate(tree)]
-        return items if kind is list else remake_tuple(type(tree), items)
+        return maker(tree)([self.gradients(v, number, grads, (*path, i)) for i, v in enumerate(children(tree))])
 
 
 def _loss_and_aux(tag: str, fun: Callable, result: Any) -> tuple[array, tuple]:
@@ -183,8 +182,9 @@ def _gradient_call(
     if not count:
         raise ValueError(f"[{tag}] Must specify at least one argument.")
 
-    name, _ = describe(fun)
+    name, where = describe(fun)
     nested = running.depth > 0
+    running_here = Trace("vjp", name, where)
     since = first_uid()
     stand_ins = _StandIns()
     tracers: list[Value] = []
@@ -192,11 +192,12 @@ def _gradient_call(
 
     def trace(leaf: array) -> Value:
         primals.append(leaf._value)
-        tracers.append(tracer(leaf._value))
+        tracers.append(tracer(leaf._value, running_here))
         return tracers[-1]
 
     def enter(label: Any, tree: Any) -> Any:
-        return stand_ins.insert(tree, trace if label in selected else lambda leaf: leaf._value)
+        # Arguments that are not differentiated are traced too: they count as tracers in what the function calls.
+        return stand_ins.insert(tree, trace if label in selected else lambda leaf: tracer(leaf._value, running_here))
 
     trees: tuple[list, dict] = ([], {})
     try:
@@ -212,7 +213,7 @@ def _gradient_call(
             found = stand_ins.made.get(id(leaf))
             return None if found is None else numbers.get(id(found[1]))
 
-        with ValueTracing():
+        with ValueTracing(), running_here:
             result = fun(*trees[0], **trees[1])
             loss, aux = _loss_and_aux(tag, fun, result)
             traced = {id(x): x for x in leaves(aux) if isinstance(x, array) and _made_inside(x._value, since)}

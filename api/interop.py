@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from mlxir.compiler.graph import Value, constant, with_place
+from mlxir.dialects.symbolic import SYMBOLIC
 from mlxir.runtime import dtypes
-from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.dtypes import Dtype, scalar_dtype
 from mlxir.runtime.errors import user_frame
 
 from . import values
@@ -109,7 +110,14 @@ def converted(data: np.ndarray, dtype: Dtype | None, copy: bool = True) -> np.nd
 
 
 def from_number(x: bool | int | float | complex, dtype: Dtype | None = None) -> Value:
-    """A Python number as a concrete rank-0 value; one that does not fit an explicit integer dtype wraps around."""
+    """A Python number as a concrete rank-0 value; one that does not fit an explicit integer dtype wraps around.
+
+    A symbolic number is an input of its trace.
+    """
+    if type(x) in SYMBOLIC:
+        if dtype is None or dtype.is_inexact:
+            return values.full(x, (), dtype or scalar_dtype(x))
+        x = x.value()  # type: ignore[union-attr]
     return constant(_numbers(x, dtype))
 
 
@@ -123,9 +131,9 @@ def from_sequence(items: Any, dtype: Dtype | None = None) -> Value:
     if not other:
         return constant(_numbers(items, dtype))
     for kind in other:
-        if not issubclass(kind, (np.ndarray, np.generic)) and not hasattr(kind, "_value"):
+        if kind not in SYMBOLIC and not issubclass(kind, (np.ndarray, np.generic)) and not hasattr(kind, "_value"):
             raise _error(ValueError, f"[array] Invalid type {kind.__name__} received in array initialization.")
-    if any(hasattr(kind, "_value") for kind in other):
+    if any(hasattr(kind, "_value") or kind in SYMBOLIC for kind in other):
         return _stacked(items, dtype)
     flat = np.concatenate([converted(np.asarray(leaf), None).ravel() for leaf in _leaves(items)])
     return constant(converted(flat.reshape(_shape(items)), dtype))

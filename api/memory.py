@@ -7,6 +7,7 @@ from typing import Any
 
 from mlxir.runtime.buffers import pool
 from mlxir.runtime.knobs import knobs
+from mlxir.runtime.trees import leaves
 
 from .ndarray import array
 
@@ -20,22 +21,27 @@ def _physical() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-_limits = {"memory": int(0.8 * _physical()), "wired": 0}
+_numbers = {"memory": int(0.8 * _physical()), "wired": 0, "reset": 0}
 
 
 def get_active_memory() -> int:
-    """Bytes in pooled blocks that live arrays hold."""
-    return pool.active
+    """Bytes that live arrays hold: pooled blocks, and memory that NumPy allocated for uncompiled results."""
+    return pool.active + pool.foreign
 
 
 def get_peak_memory() -> int:
-    """The largest value of `get_active_memory` since the start or `reset_peak_memory`."""
-    return max(pool.peak, pool.active)
+    """The most memory in use since the start or `reset_peak_memory`.
+
+    Measured where memory is new; blocks that the pool lends again are seen only if they are in use when this is called.
+    """
+    active, new = get_active_memory(), pool.peak + pool.foreign_peak
+    return max(new, active) if new or active > _numbers["reset"] else 0
 
 
 def reset_peak_memory() -> None:
-    """Start the peak anew from what is in use."""
-    pool.peak = pool.active
+    """Set the peak to 0, from where new memory raises it."""
+    pool.peak = pool.foreign_peak = 0
+    _numbers["reset"] = get_active_memory()
 
 
 def get_cache_memory() -> int:
@@ -58,22 +64,24 @@ def clear_cache() -> None:
 
 def get_memory_limit() -> int:
     """The guideline set by `set_memory_limit`; 80 % of the physical memory at first."""
-    return _limits["memory"]
+    return _numbers["memory"]
 
 
 def set_memory_limit(limit: int) -> int:
     """Set the guideline for memory; returns the previous one. As in MLX it is not enforced."""
-    before, _limits["memory"] = _limits["memory"], limit
+    before, _numbers["memory"] = _numbers["memory"], limit
     return before
 
 
 def set_wired_limit(limit: int) -> int:
     """Accepted for programs written for Metal; CPU memory is not wired. Returns the previous value."""
-    before, _limits["wired"] = _limits["wired"], limit
+    before, _numbers["wired"] = _numbers["wired"], limit
     return before
 
 
 def get_array_buffer_size(*args: Any) -> int:
-    """Bytes of the distinct buffers behind arrays that are evaluated."""
-    found = {id(b): b.nbytes for a in args if isinstance(a, array) and (b := a._value.buffer) is not None}
-    return sum(found.values())
+    """Bytes of the distinct buffers behind the arrays of trees. Raises ValueError for arrays that are not evaluated."""
+    buffers = [a._value.buffer for a in leaves(args) if isinstance(a, array)]
+    if None in buffers:
+        raise ValueError("[get_array_buffer_size] Arrays must be evaluated before querying buffer size.")
+    return sum({id(b): b.nbytes for b in buffers if b is not None}.values())

@@ -21,7 +21,7 @@ from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote, uint8
 from mlxir.runtime.errors import user_frame
 
-from . import interop, values
+from . import buffer_protocol, interop, values
 from .printing import to_string
 
 __all__ = ["array"]
@@ -82,9 +82,9 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
         if dtype in replaced:
             dtype = replaced[dtype]
             a, b = values.cast(a, dtype), values.cast(b, dtype)
-        shape = a.shape
-        if shape != b.shape and b.shape:
-            shape = values.broadcast_shape(name, shape, b.shape)
+        shape, others = a.shape, b.shape
+        if others and shape is not others and (len(shape) != len(others) or shape != others):
+            shape = values.broadcast_shape(name, shape, others)
         if result is not None:
             dtype = result
         operands = (b, a) if reflected else (a, b)
@@ -304,7 +304,7 @@ class array:
         return data.copy() if copy else interop.read_only(data)
 
     def __buffer__(self, flags: int) -> memoryview:
-        """Python's buffer protocol (asked for from Python 3.12 on)."""
+        """Python's buffer protocol (asked for from Python 3.12 on; before, see `buffer_protocol`)."""
         return memoryview(interop.read_only(self._numpy()))  # type: ignore[arg-type]
 
     def __dlpack__(
@@ -397,6 +397,9 @@ class array:
         if x.dtype in _INEXACT:
             raise _error(ValueError, "[bitwise_invert] Floating point types not allowed with bitwise inversion.")
         return wrap(values.unary(_INVERT, x))
+
+
+buffer_protocol.enable(array, lambda x: interop.read_only(x._numpy()))
 
 
 def wrap(value: Value) -> array:

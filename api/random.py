@@ -22,14 +22,18 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, float32, int32, uint32
 
 from . import values
+from .linalg import svd
 from .ndarray import array, as_value, wrap
+from .ops.contract import matmul_value
 
 __all__ = [
-    "bernoulli", "categorical", "gumbel", "key", "laplace", "normal", "permutation", "randint", "seed", "split",
-    "state", "truncated_normal", "uniform",
+    "bernoulli", "categorical", "gumbel", "key", "laplace", "multivariate_normal", "normal", "permutation", "randint",
+    "seed", "split", "state", "truncated_normal", "uniform",
 ]  # fmt: skip
 
-_BITS, _ERF, _ERFINV, _LOG, _LOG1P = (RECORDS[n] for n in ("random_bits", "erf", "erfinv", "log", "log1p"))
+_BITS, _ERF, _ERFINV, _LOG, _LOG1P, _SQRT = (
+    RECORDS[n] for n in ("random_bits", "erf", "erfinv", "log", "log1p", "sqrt")
+)
 _ADD, _SUB, _MUL, _DIV = (RECORDS[n] for n in ("add", "subtract", "multiply", "divide"))
 _MIN, _MAX, _LESS, _ABS, _SIGN = (RECORDS[n] for n in ("minimum", "maximum", "less", "abs", "sign"))
 _NEG, _FLOOR, _ARGSORT, _ARGMAX, _GATHER = (RECORDS[n] for n in ("negative", "floor", "argsort", "argmax", "gather"))
@@ -219,6 +223,39 @@ def normal(
         factor = values.binary(_MUL, factor, values.cast(as_value(scale), dtype))
     samples = values.binary(_MUL, factor, values.cast(values.unary(_ERFINV, _symmetric(shape, used)), dtype))
     return wrap(_located(samples, loc, None))
+
+
+def multivariate_normal(
+    mean: array,
+    cov: array,
+    shape: Sequence[int] = (),
+    dtype: Dtype | None = float32,
+    key: array | None = None,
+    stream: Any = None,
+) -> array:
+    """Jointly Gaussian samples (..., n) with means (..., n) and positive semi-definite covariances (..., n, n).
+
+    `shape` is the batch shape, to which those of `mean` and `cov` broadcast; by default theirs. Raises ValueError for
+    shapes that do not fit and for dtypes other than float32.
+    """
+    if (dtype or float32) is not float32:
+        raise ValueError("[multivariate_normal] dtype must be float32.")
+    centre, spread = as_value(mean), values.cast(as_value(cov), float32)
+    if not centre.shape:
+        raise ValueError("[multivariate_normal] mean must have at least one dimension.")
+    if len(spread.shape) < 2:
+        raise ValueError("[multivariate_normal] cov must have at least two dimensions.")
+    n = centre.shape[-1]
+    if spread.shape[-1] != spread.shape[-2]:
+        raise ValueError("[multivariate_normal] last two dimensions of cov must be equal.")
+    if spread.shape[-1] != n:
+        raise ValueError("[multivariate_normal] mean and cov must have compatible shapes.")
+    batch = values.broadcast_shape("broadcast_shapes", _shape(shape), centre.shape[:-1], spread.shape[:-2])
+    u, s, vt = (part._value for part in svd(wrap(spread)))
+    scaled = values.binary(_MUL, u, values.reshape(values.unary(_SQRT, s), (*s.shape[:-1], 1, n)))
+    draws = normal((*batch, 1, n), key=key)._value
+    moved = values.reshape(matmul_value(draws, matmul_value(scaled, vt)), (*batch, n))
+    return wrap(values.binary(_ADD, values.cast(centre, float32), moved))
 
 
 def randint(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlxir.compiler.activity import check_differentiable
-from mlxir.compiler.evaluate import ValueTracing, evaluate
+from mlxir.compiler.evaluate import ValueTracing, evaluate, start
 from mlxir.compiler.graph import (
     Trace,
     Value,
@@ -56,15 +56,15 @@ def eval(*args: Any) -> None:  # noqa: A001 (MLX's name)
 
 
 def async_eval(*args: Any) -> None:
-    """Start the evaluation of every array in the given trees.
+    """Start the evaluation of every array in the given trees, and return before it is done.
 
-    The CPU target computes in the calling thread, so the data is there on return.
+    Reading an array waits for it; `synchronize` waits for all. An error of the evaluation is raised there.
     Raises ValueError for a value that depends on the arguments of a running transform.
     """
     wanted = _values_in(args)
     if running.depth and depends_on_trace(wanted):
         raise ValueError("[async_eval] Not allowed inside a graph transformation.")
-    evaluate(wanted)
+    start(wanted)
 
 
 # -- shared by the transforms ----------------------------------------------------------------------------------------
@@ -111,9 +111,10 @@ def _output_list(tag: str, fun: Callable, result: Any) -> list[Value]:
 def _traced(tag: str, fun: Callable, primals: list[Value]) -> tuple[Program, list[Value], list[Value]]:
     """(program of `fun` at `primals`, what it captured, its outputs)."""
     since = first_uid()
-    tracers = [tracer(p) for p in primals]
+    trace = Trace(tag, *describe(fun))
+    tracers = [tracer(p, trace) for p in primals]
     arguments = [wrap(t) for t in tracers]
-    with ValueTracing():
+    with ValueTracing(), trace:
         outputs = _output_list(tag, fun, fun(*arguments))
         program, captured = close(tracers, outputs, since, describe(fun)[0])
     for argument, stand_in, primal in zip(arguments, tracers, primals, strict=True):
@@ -181,12 +182,13 @@ def _leaf_axes(in_axes: Any, args: tuple) -> list[Any]:
     if len(args) != 1:
         if not isinstance(in_axes, tuple):
             raise ValueError(
-                f"[vmap] in_axes is not a valid prefix: a tuple with one entry per argument is needed, got {in_axes!r}."
+                "[tree_map] in_axes of vmap is not a valid prefix: a tuple with one entry per argument is needed, got"
+                f" {in_axes!r}."
             )
-        return broadcast_prefix(in_axes, args, "[vmap] in_axes")
+        return broadcast_prefix(in_axes, args, "[tree_map] in_axes of vmap")
     if isinstance(args[0], array) and isinstance(in_axes, tuple) and len(in_axes) == 1:
         return [in_axes[0]]
-    return broadcast_prefix(in_axes, args[0], "[vmap] in_axes")
+    return broadcast_prefix(in_axes, args[0], "[tree_map] in_axes of vmap")
 
 
 def _check_axis(axis: Any) -> None:
@@ -248,16 +250,20 @@ def _vmap_call(fun: Callable, in_axes: Any, out_axes: Any, args: tuple) -> Any:
 
     since = first_uid()
     with Trace("vmap", name, where) as trace:
+        trace.size = size
         inner = [wrap(x._value) if isinstance(x, array) else x for x in given]
         stand_ins = []
         for i, value, axis in mapped:
             stand_ins.append(placeholder(value.shape[:axis] + value.shape[axis + 1 :], value.dtype, trace))
+            trace.mapped[stand_ins[-1].uid] = value, axis
             inner[i] = wrap(stand_ins[-1])
         result = fun(*unflatten(structure, inner))
         outputs = [x._value for x in strict_leaves(result, array, f"returned by {name}{at(where)}")]
         program, captured = close(stand_ins, outputs, since, name)
     result_axes, avals = [], []
-    wanted = broadcast_prefix(out_axes, result, "[vmap] out_axes")
+    if isinstance(result, array) and type(out_axes) is tuple and len(out_axes) == 1:
+        (out_axes,) = out_axes  # as for a single argument
+    wanted = broadcast_prefix(out_axes, result, "[tree_map] out_axes of vmap")
     for value, axis, dependent in zip(outputs, wanted, _mapped_outputs(program, len(stand_ins)), strict=True):
         _check_axis(axis)
         rank = len(value.shape) + 1

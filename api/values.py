@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mlxir.compiler.graph import Node, Value, apply, with_place
+from mlxir.compiler.graph import Node, Value, apply, number_input, running, with_place
 from mlxir.dialects.mx import RECORDS, Aval, Primitive
 from mlxir.dialects.mx.record import Shape, broadcast_shapes
+from mlxir.dialects.symbolic import SYMBOLIC
 from mlxir.runtime.dtypes import Dtype, promote, scalar_dtype
 from mlxir.runtime.errors import AxisError, ShapeError, user_frame
 
@@ -35,14 +36,20 @@ def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any
 
 
 def full(value: Any, shape: Shape, dtype: Dtype) -> Value:
-    """A constant array. `value`, a Python number, is made one of the dtype's kind: equal constants are equal nodes."""
+    """A constant array. `value`, a Python number, is made one of the dtype's kind: equal constants are equal nodes.
+
+    A symbolic number is an input of its trace.
+    """
+    if type(value) in SYMBOLIC:
+        return broadcast_to(number_input(value, dtype), shape)
     return record(_FULL, (), {"value": _PYTHON[dtype.kind](value), "shape": shape, "dtype": dtype}, shape, dtype)
 
 
 def arange(start: float, step: float, length: int, dtype: Dtype) -> Value:
     """`start + i * step` for i in 0..length-1."""
     number = _PYTHON[dtype.kind]
-    attrs = {"start": number(start), "step": number(step), "length": length, "dtype": dtype}
+    start, step = (n if type(n) in SYMBOLIC else number(n) for n in (start, step))
+    attrs = {"start": start, "step": step, "length": length, "dtype": dtype}
     return record(_ARANGE, (), attrs, (length,), dtype)
 
 
@@ -70,7 +77,7 @@ _cached_broadcast = functools.lru_cache(maxsize=4096)(broadcast_shapes)
 def broadcast_shape(name: str, *shapes: Shape) -> Shape:
     """NumPy's rule. Raises ShapeError with the user's line."""
     try:
-        return _cached_broadcast(name, *shapes)
+        return (broadcast_shapes if running.symbolic else _cached_broadcast)(name, *shapes)
     except ShapeError as error:
         raise with_place(error, user_frame(2)) from None
 
@@ -82,7 +89,7 @@ def unary(primitive: Primitive, x: Value, dtype: Dtype | None = None) -> Value:
 
 def binary(primitive: Primitive, a: Value, b: Value, dtype: Dtype | None = None) -> Value:
     """An elementwise operation on operands of one dtype, which broadcast; `dtype` is that of the result."""
-    shape = a.shape if a.shape == b.shape else broadcast_shape(primitive.name, a.shape, b.shape)
+    shape = a.shape if same(a.shape, b.shape) else broadcast_shape(primitive.name, a.shape, b.shape)
     return record(primitive, (a, b), _NO_ATTRS, shape, dtype or a.dtype)
 
 
@@ -94,8 +101,13 @@ def promoted(*values: Value) -> list[Value]:
     return [cast(v, dtype) for v in values]
 
 
+def same(a: Shape, b: Shape) -> bool:
+    """Whether two shapes are equal. Ranks come first: a symbolic size is compared only where that decides."""
+    return a is b or (len(a) == len(b) and a == b)
+
+
 def reshape(x: Value, shape: Shape) -> Value:
-    return x if x.shape == shape else record(_RESHAPE, (x,), {"shape": shape}, shape, x.dtype)
+    return x if same(x.shape, shape) else record(_RESHAPE, (x,), {"shape": shape}, shape, x.dtype)
 
 
 def transpose(x: Value, axes: Shape) -> Value:
@@ -107,14 +119,31 @@ def transpose(x: Value, axes: Shape) -> Value:
 
 def broadcast_to(x: Value, shape: Shape) -> Value:
     """`x` broadcast to a shape that it is known to fit."""
-    return x if x.shape == shape else record(_BROADCAST, (x,), {"shape": shape}, shape, x.dtype)
+    return x if same(x.shape, shape) else record(_BROADCAST, (x,), {"shape": shape}, shape, x.dtype)
+
+
+def count(start: int, stop: int, stride: int) -> int:
+    """The length of `range(start, stop, stride)`, also of symbolic numbers."""
+    return max(-((start - stop) // stride), 0)
+
+
+def slice_bounds(start: int | None, stop: int | None, step: int, n: int) -> tuple[int, int]:
+    """`slice(start, stop, step).indices(n)` without the step, also of symbolic numbers."""
+    low, high = (-1, n - 1) if step < 0 else (0, n)
+
+    def bounded(i: int) -> int:
+        return max(i + n, low) if i < 0 else min(i, high)
+
+    first = (high if step < 0 else low) if start is None else bounded(start)
+    last = (low if step < 0 else high) if stop is None else bounded(stop)
+    return first, last
 
 
 def static_slice(x: Value, start: Sequence[int], stop: Sequence[int], strides: Sequence[int] | None = None) -> Value:
     """`x[start:stop:strides]` by normalised bounds (see the record): a stop of -1 means "before the first element"."""
     strides = (1,) * len(x.shape) if strides is None else tuple(strides)
     start, stop = tuple(start), tuple(stop)
-    shape = tuple([len(range(a, b, s)) for a, b, s in zip(start, stop, strides, strict=True)])
+    shape = tuple([count(a, b, s) for a, b, s in zip(start, stop, strides, strict=True)])
     if shape == x.shape and all(s == 1 for s in strides):
         return x
     return record(_SLICE, (x,), {"start": start, "stop": stop, "strides": strides}, shape, x.dtype)
@@ -172,6 +201,7 @@ def axes_of(name: str, axis: int | Sequence[int] | None, ndim: int) -> Shape:
 
 
 __all__ = [
-    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "concatenate", "emit", "full",
-    "promoted", "record", "reshape", "scalar", "size_of", "slice_axis", "static_slice", "transpose", "unary",
+    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "concatenate", "count", "emit",
+    "full", "promoted", "record", "reshape", "same", "scalar", "size_of", "slice_axis", "slice_bounds", "static_slice",
+    "transpose", "unary",
 ]  # fmt: skip

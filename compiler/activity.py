@@ -44,10 +44,19 @@ def active_slots(program: Program, parameters: Iterable[int]) -> set[int]:
     return active
 
 
+def _active_parameters(i: Instruction, active: set[int]) -> list[int]:
+    """Of the function that a transform names. What a call captured is constant to it."""
+    inputs = i.attrs.get("inputs", range(len(i.attrs["callee"].parameters)))
+    return [n for n in inputs if i.operands[n] in active]
+
+
 def _active_results(i: Instruction, active: set[int]) -> list[int]:
     """Of a transform: its primal outputs as the function it names has them, and all (co)tangents."""
     callee: Program = i.attrs["callee"]
-    inside = active_slots(callee, [n for n in range(len(callee.parameters)) if i.operands[n] in active])
+    parameters = _active_parameters(i, active)
+    if i.attrs.get("fun_vjp") or i.attrs.get("fun_jvp"):
+        return list(i.results) if parameters else []
+    inside = active_slots(callee, parameters)
     count = len(callee.outputs)
     return [r for n, r in enumerate(i.results) if n >= count or callee.outputs[n] in inside]
 
@@ -66,9 +75,9 @@ def check_differentiable(program: Program, parameters: Iterable[int], seeded: It
         if needed.isdisjoint(i.results) or active.isdisjoint(i.results):
             continue
         needed.update(i.operands)
-        if i.record.name in ("vjp", "jvp", "vmap"):
+        if i.record.kind == "transform" and not i.attrs.get(f"fun_{rule}"):
             callee: Program = i.attrs["callee"]
-            inner = [n for n in range(len(callee.parameters)) if i.operands[n] in active]
+            inner = _active_parameters(i, active)
             # A gradient that is needed needs the outputs it was seeded from.
             whole = not needed.isdisjoint(i.results[len(callee.outputs) :])
             outputs = [n for n, r in enumerate(i.results[: len(callee.outputs)]) if whole or r in needed]

@@ -13,7 +13,7 @@ because IRDL, in which the dialect is defined, has no operand lists of mixed typ
 from __future__ import annotations
 
 from mlxir.compiler.program import Program
-from mlxir.dialects.mlir import Function, Module, location
+from mlxir.dialects.mlir import Function, Module, Symbol, location
 from mlxir.runtime import errors
 
 
@@ -33,14 +33,17 @@ def _build_function(module: Module, program: Program, name: str, private: bool, 
         argument.m = builder
     for instruction in program.instructions:
         attrs = instruction.attrs
-        callee = attrs.get("callee")
-        if callee is not None:
-            # The same program under two transforms (its value and its gradient) is one function.
-            if id(callee) not in built:
-                built[id(callee)] = _build_function(module, callee, callee.name, True, built)
-            attrs = {**attrs, "callee": built[id(callee)].name}
+        if instruction.record.kind == "transform":
+            attrs = {k: _symbol(module, v, built) if isinstance(v, Program) else v for k, v in attrs.items()}
         builder.at = location(*errors.location(instruction.where))
-        emit = builder.transform if callee is not None else builder.raw
-        values += emit(instruction.record, [values[i] for i in instruction.operands], attrs, instruction.avals)
+        operands = [values[i] for i in instruction.operands]
+        values += builder.raw(instruction.record, operands, attrs, instruction.avals)
     function.returns([values[i] for i in program.outputs])
     return function
+
+
+def _symbol(module: Module, program: Program, built: dict[int, Function]) -> Symbol:
+    """The name of the function of a program; the same program under two transforms is one function."""
+    if id(program) not in built:
+        built[id(program)] = _build_function(module, program, program.name, True, built)
+    return Symbol(built[id(program)].name)

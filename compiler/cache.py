@@ -8,20 +8,17 @@ never meets stale code.
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import json
 import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
 import numpy as np
 
-from mlxir import dialects
+from mlxir.compiler import objects
 from mlxir.compiler.program import Program
 from mlxir.compiler.reference import compute
 from mlxir.dialects.mx import RECORDS, Aval
@@ -39,11 +36,12 @@ class CacheInfo:
     disk_hits: int = 0
     compilations: int = 0
     compile_seconds: float = 0.0
-    code_bytes: int = 0
+    code_bytes: int = 0  # of the executables that it holds
     entries: int = 0
 
 
-_lock = threading.RLock()
+_lock = threading.Lock()  # of the table and the counters
+_compiling = threading.RLock()  # one compilation at a time; a hit does not wait for it
 _info = CacheInfo()
 _executables: OrderedDict[tuple, Executable] = OrderedDict()
 
@@ -51,7 +49,8 @@ _executables: OrderedDict[tuple, Executable] = OrderedDict()
 def info() -> CacheInfo:
     """A snapshot of the counters."""
     with _lock:
-        return replace(_info, entries=len(_executables))
+        held = sum(e.code_bytes for e in _executables.values())
+        return replace(_info, entries=len(_executables), code_bytes=held)
 
 
 def clear() -> None:
@@ -60,53 +59,63 @@ def clear() -> None:
         _executables.clear()
 
 
-@functools.cache
-def _fingerprint() -> bytes:
-    """Of the compiler's sources, of llvmlite and of the host."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for folder in (root, Path(dialects.__file__).parent):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.read_bytes())
-    features = sorted(f"{k}{v}" for k, v in llvm.get_host_cpu_features().items())
-    digest.update(repr((llvmlite.__version__, llvm.get_host_cpu_name(), features)).encode())
-    return digest.digest()
-
-
 def executable(program: Program) -> Executable:
     """The executable of a program: from memory, from disk, or compiled now."""
     key = program.key
+    found = _recall(key)
+    if found is not None:
+        return found
+    with _compiling:
+        found = _recall(key)  # another thread may have made it meanwhile
+        if found is not None:
+            return found
+        made = _from_disk_or_compiled(program)
+        with _lock:
+            _info.misses += 1
+            _executables[key] = made
+            while len(_executables) > knobs.cache_entries:
+                _executables.popitem(last=False)
+        return made
+
+
+def _recall(key: tuple) -> Executable | None:
     with _lock:
         found = _executables.get(key)
         if found is not None:
             _executables.move_to_end(key)
             _info.hits += 1
-            return found
-        _info.misses += 1
-        made = _from_disk_or_compiled(program)
-        _executables[key] = made
-        while len(_executables) > knobs.cache_entries:
-            _executables.popitem(last=False)
-        return made
+        return found
 
 
 def _from_disk_or_compiled(program: Program) -> Executable:
-    digest = hashlib.sha256(_fingerprint() + repr(program.key).encode()).hexdigest()
-    entry = None if knobs.dump or knobs.debug >= 3 else store.load(digest)
-    if entry is not None:
-        text, code = entry
-        _info.disk_hits += 1
-        return Executable(code, Schedule.from_json(text), library_step)
+    digest = hashlib.sha256(objects.fingerprint() + repr(program.key).encode()).hexdigest()
+    found = None if knobs.dump or knobs.debug >= 3 else _from_disk(digest)
+    if found is not None:
+        with _lock:
+            _info.disk_hits += 1
+        return found
     from mlxir.compiler import pipeline  # lazy: it loads MLIR, which a hit on disk does not need
 
     start = time.perf_counter()
     code, schedule = pipeline.compile_program(program)
     made = Executable(code, schedule, library_step)
-    _info.compilations += 1
-    _info.compile_seconds += time.perf_counter() - start
-    _info.code_bytes += len(code)
-    store.save(digest, schedule.to_json(), code)
+    with _lock:
+        _info.compilations += 1
+        _info.compile_seconds += time.perf_counter() - start
+    for one in code:
+        objects.keep(one)
+    store.save(digest, json.dumps([schedule.to_json(), [one.digest for one in code]]), b"")
     return made
+
+
+def _from_disk(digest: str) -> Executable | None:
+    """The executable of an entry all of whose objects are there."""
+    entry = store.load(digest)
+    if entry is None:
+        return None
+    schedule, digests = json.loads(entry[0])
+    code = [found for d in digests if (found := objects.recall(d)) is not None]
+    return Executable(code, Schedule.from_json(schedule), library_step) if len(code) == len(digests) else None
 
 
 def library_step(primitive: str, attrs: dict[str, Any], operands: list[np.ndarray], specs: list) -> list[np.ndarray]:

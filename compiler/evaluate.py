@@ -9,42 +9,24 @@ is compiled.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from mlxir.compiler.graph import Node, Value, cut, resolve, running
+from mlxir.compiler.graph import Node, NumberTrace, Value, cut, resolve, running
 from mlxir.compiler.program import Program
+from mlxir.compiler.specialise import pinned
+from mlxir.runtime.bounded import Bounded
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.errors import CompileError, at
 from mlxir.runtime.knobs import knobs
+from mlxir.runtime.stream import LateBuffer, worker
 
 _SEEN_BOUND = 4096
 MOST_VARIANTS = 8  # compiled graphs of one structure
 
-
-class _Bounded(OrderedDict):
-    """A dict that forgets its least recently used entries beyond `bound`."""
-
-    def __init__(self, bound: int):
-        super().__init__()
-        self.bound = bound
-
-    def recall(self, key: Any) -> Any:
-        found = self.get(key)
-        if found is not None:
-            self.move_to_end(key)
-        return found
-
-    def keep(self, key: Any, value: Any) -> None:
-        self[key] = value
-        if len(self) > self.bound:
-            self.popitem(last=False)
-
-
-_counts = _Bounded(_SEEN_BOUND)
-_expanded = _Bounded(_SEEN_BOUND)
-_variants = _Bounded(_SEEN_BOUND)  # structure -> keys of its compiled graphs
+_counts = Bounded(_SEEN_BOUND)
+_expanded = Bounded(_SEEN_BOUND)
+_variants = Bounded(_SEEN_BOUND)  # structure -> keys of its compiled graphs
 _stays: set[Any] = set()  # keys of graphs that the compiled tier refused
 _lock = threading.RLock()
 _state = threading.local()
@@ -87,22 +69,47 @@ def executable(program: Program) -> Any:
 
 
 def evaluate(values: Iterable[Value]) -> None:
-    """Give every value its data. Raises for placeholders, active or leaked."""
+    """Give every value its data. Raises for placeholders, active or leaked, and what an asynchronous evaluation raised."""
     asked = list(values)
     wanted = [v for v in map(resolve, asked) if v.buffer is None]
     if wanted:
         _evaluate(wanted)
     for value in asked:
-        value.buffer = resolve(value).buffer
+        buffer = resolve(value).buffer
+        value.buffer = buffer.ready() if isinstance(buffer, LateBuffer) else buffer
 
 
-def _evaluate(wanted: list[Value]) -> None:
+def start(values: Iterable[Value]) -> None:
+    """Begin to give every value its data, on the worker thread. The values must depend on no running transform.
+
+    Raises for leaked placeholders; what the evaluation raises is raised where the data are read.
+    """
+    wanted = list({id(v): v for v in map(resolve, values) if v.buffer is None}.values())
+    if not wanted:
+        return
+    program, _, arguments = _problem(wanted)
+    job = worker.submit(lambda: _run(program, arguments))
+    for number, value in enumerate(wanted):
+        value.buffer = LateBuffer(job, number, value.shape, value.dtype)
+        value.node = None
+
+
+def _problem(wanted: list[Value]) -> tuple[Program, list[Node], list[Buffer]]:
+    """(the program that computes these values, its nodes, its arguments)."""
     piece = cut(wanted, is_leaf=_concrete, see=resolve)
     for leaf in piece.parameters:
         if leaf.buffer is None:
-            raise _placeholder_error(leaf)
-    buffers = _run(piece.program, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None])
-    traced = _through_tracers(piece.nodes) if value_tracing() else set()
+            if not isinstance(leaf.trace, NumberTrace):
+                raise _placeholder_error(leaf)
+            leaf.buffer = leaf.trace.data(leaf.trace.number.value())
+    program = pinned(piece.program) if running.symbolic else piece.program
+    return program, piece.nodes, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None]
+
+
+def _evaluate(wanted: list[Value]) -> None:
+    program, nodes, arguments = _problem(wanted)
+    buffers = _run(program, arguments)
+    traced = _through_tracers(nodes) if value_tracing() else set()
     for value, buffer in zip(wanted, buffers, strict=True):
         value.buffer = buffer
         if id(value.node) in traced:

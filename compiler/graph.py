@@ -21,6 +21,7 @@ import numpy as np
 from mlxir.compiler.program import Instruction, Program
 from mlxir.dialects.mx import Aval, Primitive
 from mlxir.dialects.mx.record import OpBuilder, Operators, Shape
+from mlxir.dialects.symbolic import SymFloat, SymInt
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import Where, at, user_frame
@@ -58,28 +59,58 @@ class Value:
 
 
 class Trace:
-    """A running trace with placeholders (vmap, compile, export): named so that a leaked one can be explained."""
+    """A running trace with placeholders or tracers: named so that a leaked placeholder can be explained.
 
-    __slots__ = ("active", "kind", "name", "where")
+    `within` are further traces that its placeholders depend on: the rules of a custom function are traced on stand-ins
+    for values that do not exist yet. A vmap has its `size` and, by the uid of a placeholder, what it has `mapped`: the
+    value and its axis.
+    """
 
-    def __init__(self, kind: str, name: str, where: Where):
-        self.kind, self.name, self.where, self.active = kind, name, where, True
+    __slots__ = ("active", "kind", "mapped", "name", "order", "size", "where", "within")
+
+    def __init__(self, kind: str, name: str, where: Where, within: Iterable[Trace] = ()):
+        self.kind, self.name, self.where, self.within, self.active = kind, name, where, frozenset(within), True
+        self.order = next(_uids)
+        self.size = 0
+        self.mapped: dict[int, tuple[Value, int]] = {}
 
     def __enter__(self) -> Trace:
         running.depth += 1
+        running.traces = (*running.traces, self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.active = False
         running.depth -= 1
+        running.traces = running.traces[:-1]
+
+
+class NumberTrace(Trace):
+    """Makes a value the input for a symbolic number of a trace. It has data after all: that of the number's hint."""
+
+    __slots__ = ("dtype", "number")
+
+    def __init__(self, number: SymInt | SymFloat, dtype: Dtype):
+        super().__init__("compile", "a number", None)
+        self.number, self.dtype = number, dtype
+
+    def data(self, number: int | float) -> Buffer:
+        """A number as data of the dtype: as a constant of that number would be."""
+        kind: Any = {"b": bool, "f": float, "c": complex}.get(self.dtype.kind, int)
+        return Buffer.from_numpy(np.array(kind(number), self.dtype.numpy))
 
 
 class _Running(threading.local):
     depth = 0
+    traces: tuple[Trace, ...] = ()
+    symbolic = 0
 
 
 running = _Running()
-"""`running.depth` is the number of traces, with placeholders or with tracers, that run on this thread."""
+"""`running.depth` is the number of traces, with placeholders or with tracers, that run on this thread,
+`running.traces` are those that have a name, and `running.symbolic` is the number of those in which sizes or numbers
+are symbolic.
+"""
 
 
 def constant(data: np.ndarray | Buffer, shape: Shape | None = None, dtype: Dtype | None = None) -> Value:
@@ -90,10 +121,10 @@ def constant(data: np.ndarray | Buffer, shape: Shape | None = None, dtype: Dtype
     return value
 
 
-def tracer(primal: Value) -> Value:
+def tracer(primal: Value, trace: Trace | None = None) -> Value:
     """A stand-in for `primal` that can be read; new, so everything computed from it is known by a later uid."""
     value = Value(primal.shape, primal.dtype)
-    value.alias = primal
+    value.alias, value.trace = primal, trace
     return value
 
 
@@ -101,6 +132,16 @@ def placeholder(shape: Shape, dtype: Dtype, trace: Trace) -> Value:
     """A stand-in without data."""
     value = Value(shape, dtype)
     value.trace = trace
+    return value
+
+
+def number_input(number: SymInt | SymFloat, dtype: Dtype) -> Value:
+    """The rank-0 value of a symbolic number beside arrays: an input of the trace, one per expression and dtype."""
+    known = number.scope.arrays
+    value: Value | None = known.get((number.text, dtype.name))
+    if value is None:
+        value = known[number.text, dtype.name] = Value((), dtype)
+        value.trace = NumberTrace(number, dtype)
     return value
 
 
@@ -172,6 +213,27 @@ def depends_on_trace(values: Iterable[Value]) -> bool:
             seen.add(id(node))
             stack.extend(node.inputs)
     return False
+
+
+def traces_behind(value: Value, blocked: Primitive | None = None) -> set[Trace]:
+    """The traces on whose stand-ins a value depends, other than through a `blocked` primitive."""
+    found: set[Trace] = set()
+    stack = [value]
+    seen: set[int] = set()
+    while stack:
+        value = stack.pop()
+        if value.trace is not None:
+            found.add(value.trace)
+            found.update(value.trace.within)
+            if value.uid in value.trace.mapped:
+                stack.append(value.trace.mapped[value.uid][0])
+        if value.alias is not None:
+            stack.append(value.alias)
+        node = value.node
+        if node is not None and id(node) not in seen and node.primitive is not blocked:
+            seen.add(id(node))
+            stack.extend(node.inputs)
+    return found
 
 
 class Cut(NamedTuple):

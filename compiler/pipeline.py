@@ -11,34 +11,57 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlxir.compiler import kernels, objects
 from mlxir.compiler.build import build
+from mlxir.compiler.kernels import Kernel
+from mlxir.compiler.lower.attention import lower_attention
+from mlxir.compiler.lower.attention_grad import lower_attention_grad
+from mlxir.compiler.lower.conv import lower_conv
+from mlxir.compiler.lower.conv_product import lower_conv_simple
 from mlxir.compiler.lower.gemm import lower_matmul, lower_matmul_simple
 from mlxir.compiler.lower.kernels import lowering_of
 from mlxir.compiler.lower.loops import Lowered, Step, lower_fused
-from mlxir.compiler.lower.plan import LibraryLaunch, Plan, make_plan
+from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Plan, make_plan
+from mlxir.compiler.lower.streaming import fits
+from mlxir.compiler.passes import attention
 from mlxir.compiler.passes.fuse import Fused, fuse
+from mlxir.compiler.passes.fuse import Launch as FusedLaunch
+from mlxir.compiler.passes.recognise_attention import recognise_attention
 from mlxir.compiler.passes.simplify import simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
 from mlxir.compiler.passes.transforms import expand_transforms
 from mlxir.compiler.program import Instruction, Program
 from mlxir.compiler.target import cpu, metal
+from mlxir.compiler.target.codegen import compiled
 from mlxir.dialects.mlir import Function, Module, context, ir
 from mlxir.runtime.knobs import knobs
-from mlxir.runtime.launch import Schedule, Segment
+from mlxir.runtime.launch import LAUNCHER_SYMBOLS, Object, Schedule, Segment, thread_count
 
 Observer = Callable[[str, Callable[[], str]], None]
 """Called with each stage's name and a function that prints it."""
 
 Lowering = Callable[[Function, ir.Block], Lowered]
 """Fills a module's body with the loops of a fused kernel."""
+
+BLOCKED: dict[str, Lowering] = {
+    "matmul": lower_matmul, "conv": lower_conv, "attention": lower_attention, "attention_grad": lower_attention_grad,
+}  # fmt: skip
+SIMPLE: dict[str, Lowering] = {"matmul": lower_matmul_simple, "conv": lower_conv_simple}
+"""Contractions by blocks for a CPU, and as one loop over their elements for Metal. A composite with a kernel that is not
+here is taken apart."""
+
+BATCH = 4  # kernels that LLVM compiles as one module: it needs 5 ms per module, whatever is in it
 
 
 class Loops(NamedTuple):
@@ -58,63 +81,127 @@ def transformed(program: Program, observe: Observer) -> Module:
     """The program as one function of plain primitives."""
     module = build(program)
     observe("mx", module.text)
+    recognise_attention(module)
     expand_transforms(module)
     return module
 
 
-def lowered(program: Program, observe: Observer, matmul: Lowering = lower_matmul) -> Loops:
-    """The program as loops, for either target; a matmul is blocked for the CPU, or one loop over its elements."""
+def fused(program: Program, observe: Observer, contractions: dict[str, Lowering]) -> Fused:
+    """The program as kernels; `contractions` says which operations have a kernel of their own."""
     module = transformed(program, observe)
+    attention.decompose(module, lambda op: op.record.name in contractions and fits(op))
     simplify(module)
+    attention.swap(module)
     split_reductions(module)
     module.verify()
     observe("transformed", module.text)
-    fused = fuse(module)
-    fused.module.verify()
-    observe("fused", fused.module.text)
-    loops = _lower(fused, matmul)
-    observe("loops", lambda: str(loops.module))
-    return loops
+    made = fuse(module)
+    made.module.verify()
+    observe("fused", made.module.text)
+    return made
 
 
-def _lower(fused: Fused, matmul: Lowering) -> Loops:
+def lowered(program: Program, observe: Observer, contractions: dict[str, Lowering] = BLOCKED) -> Loops:
+    """The program as loops, for either target; `contractions` says how matmul and its like are lowered."""
+    kernels = fused(program, observe, contractions)
     with context, ir.Location.unknown():
         module = ir.Module.create()
-    lowerings = {"loops": lower_fused, "matmul": matmul}
-    kernels: dict[str, Lowered] = {}
-    for launch in fused.launches:
-        if launch.kind != "library":
-            function = fused.module.find(launch.name)
-            lower = lowerings.get(launch.kind) or lowering_of(function)
-            kernels[launch.name] = lower(function, module.body)
-    return Loops(module, kernels, fused, make_plan(fused, kernels))
+    loops = {k.name: _lower(kernels, k, contractions, module) for k in kernels.launches if k.kind != "library"}
+    observe("loops", lambda: str(module))
+    return Loops(module, loops, kernels, make_plan(kernels, loops))
 
 
-def compile_program(program: Program, observe: Observer | None = None) -> tuple[bytes, Schedule]:
-    """Object code for this processor, and how to call it."""
+def _lower(fused: Fused, launch: FusedLaunch, contractions: dict[str, Lowering], module: ir.Module) -> Lowered:
+    """Add the loops of one kernel to a module."""
+    function = fused.module.find(launch.name)
+    lower = {"loops": lower_fused, **contractions}.get(launch.kind)
+    return (lower or lowering_of(function, vectors=contractions is BLOCKED))(function, module.body)
+
+
+def compile_program(program: Program, observe: Observer | None = None) -> tuple[list[Object], Schedule]:
+    """Object code for this processor, the launcher first, and how to call it.
+
+    Whoever watches the stages (`observe`, MLXIR_DUMP, MLXIR_DEBUG from 3 on) sees all kernels compiled anew.
+    """
     start = time.perf_counter()
+    watched = observe is not None or bool(knobs.dump) or knobs.debug >= 3
     observe = observe or observer(program.name)
-    loops = lowered(program, observe)
-    steps, plan = loops.steps, loops.plan
-    code = cpu.generate(loops.module, steps, plan)
-    observe("llvm", lambda: code.text)
-    binary = code.object_code()
-    observe("asm", code.assembly)
+    parts = fused(program, observe, BLOCKED)
+    made = _watched_kernels(parts, observe) if watched else _kernels(parts)
+    plan = make_plan(parts, {name: kernel.named(name) for name, kernel in made.items()})
     schedule = _schedule(plan)
     observe("schedule", schedule.to_json)
     if knobs.debug >= 1:
+        steps = [k.step for k in plan.launches if isinstance(k, NativeLaunch)]
         seconds = time.perf_counter() - start
         print(f"[mlxir] compiled {program.name}: {len(steps)} kernels, {seconds * 1e3:.0f} ms", file=sys.stderr)
         for step in steps if knobs.debug >= 2 else ():
             work = f"{step.extent} iterations of about {step.work:.0f} operations"
             print(f"[mlxir]   {step.name}: {work}", file=sys.stderr)
-    return binary, schedule
+    objects = {kernel.code.digest: kernel.code for kernel in made.values()}
+    return [launcher(), *objects.values()], schedule
+
+
+def _kernels(fused: Fused) -> dict[str, Kernel]:
+    """The compiled kernels by name. Equal ones are compiled once, by whichever program needs them first.
+
+    Kernels are compiled in small batches, so that LLVM works on some while the next ones are lowered here.
+    """
+    launches = {k.name: k for k in fused.launches if k.kind != "library"}
+    keys = {name: kernels.key_of(fused.module.find(name), k.kind) for name, k in launches.items()}
+    first = {key: name for name, key in reversed(keys.items())}
+    known = {key: kernel for key in first if (kernel := kernels.recall(key)) is not None}
+    missing = [key for key in dict.fromkeys(keys.values()) if key not in known]
+    with ThreadPoolExecutor(thread_count()) as threads:
+        batches = []
+        for at in range(0, len(missing), BATCH):
+            with context, ir.Location.unknown():
+                module = ir.Module.create()
+            loops = {}
+            for key in missing[at : at + BATCH]:
+                loops[key] = kernels.symbols(_lower(fused, launches[first[key]], BLOCKED, module), key)
+            steps = [s for kernel in loops.values() for s in kernel.steps]
+            batches.append((loops, threads.submit(cpu.code_of, cpu.llvm_text(module, steps), steps)))
+        for loops, code in batches:
+            for key, kernel in loops.items():
+                known[key] = kernels.keep(key, first[key], kernel, code.result())
+    return {name: known[key] for name, key in keys.items()}
+
+
+def _watched_kernels(fused: Fused, observe: Observer) -> dict[str, Kernel]:
+    """The compiled kernels by name, from one module with readable symbols, apart from all caches."""
+    with context, ir.Location.unknown():
+        module = ir.Module.create()
+    loops = {}
+    for launch in fused.launches:
+        if launch.kind != "library":
+            kernel = _lower(fused, launch, BLOCKED, module)
+            steps = [s._replace(symbol=f"{s.name}.thunk") for s in kernel.steps]
+            loops[launch.name] = kernel._replace(steps=steps)
+    steps = [s for kernel in loops.values() for s in kernel.steps]
+    observe("loops", lambda: str(module))
+    text = cpu.llvm_text(module, steps)
+    observe("llvm", lambda: text)
+    code = cpu.code_of(text, steps)
+    observe("asm", lambda: compiled(text, assembly=True).decode())
+    return {name: Kernel(kernel, code).unnamed(name) for name, kernel in loops.items()}
+
+
+@functools.cache
+def launcher() -> Object:
+    """The object code of the launcher."""
+    digest = hashlib.sha256(objects.fingerprint() + b"launcher").hexdigest()
+    found = objects.recall(digest)
+    if found is None:
+        found = Object(digest, LAUNCHER_SYMBOLS, compiled(cpu.LAUNCHER))
+        objects.keep(found)
+    return found
 
 
 def compile_metal(program: Program, observe: Observer | None = None) -> tuple[str, dict[str, Any]]:
     """Metal shaders, and the schedule that runs them (its format: compiler/target/metal.py)."""
     observe = observe or observer(program.name)
-    loops = lowered(program, observe, lower_matmul_simple)
+    loops = lowered(program, observe, SIMPLE)
     code = metal.generate(loops.module, loops.kernels, loops.fused, loops.plan)
     observe("metal", lambda: code.text)
     observe("schedule", lambda: json.dumps(code.schedule, indent=1))
@@ -123,17 +210,15 @@ def compile_metal(program: Program, observe: Observer | None = None) -> tuple[st
 
 def _schedule(plan: Plan) -> Schedule:
     segments: list[Segment] = []
-    entries = itertools.count()
-    native = False
     for launch in plan.launches:
         if isinstance(launch, LibraryLaunch):
             operands = tuple((p.kind, p.at, a.shape, a.dtype) for p, a in launch.operands)
             results = tuple((p.kind, p.at, a.shape, a.dtype) for p, a in launch.results)
-            segments.append(Segment(-1, launch.primitive, launch.attrs, operands, results))
-            native = False
-        elif not native:
-            segments.append(Segment(next(entries)))
-            native = True
+            segments.append(Segment((), launch.primitive, launch.attrs, operands, results))
+        elif segments and segments[-1].launches:
+            segments[-1] = Segment((*segments[-1].launches, cpu.launch_of(launch)))
+        else:
+            segments.append(Segment((cpu.launch_of(launch),)))
     parameters = [(a.shape, a.dtype) for a in plan.parameters]
     written = [(a.shape, a.dtype) for a in plan.results]
     return Schedule(parameters, written, plan.outputs, plan.arena, segments, len(plan.launches))

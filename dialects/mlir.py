@@ -2,8 +2,7 @@
 operations.
 
 An installed upstream `mlir` package is preferred; otherwise the bindings that the torch-mlir wheel carries are used.
-Importing this
-module costs about 0.2 s, so only a cache miss does.
+Importing this module costs about 0.1 s, so only a cache miss does.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from typing import Any, NamedTuple
 
 try:
     from mlir import ir
-    from mlir.dialects import ext
-    from mlir.dialects import llvm as llvm_dialect
+    from mlir._mlir_libs._mlirDialectsIRDL import load_dialects
+    from mlir._mlir_libs._mlirDialectsLLVM import translate_module_to_llvmir
     from mlir.passmanager import PassManager
 except ImportError:
     from torch_mlir import ir
-    from torch_mlir.dialects import ext
-    from torch_mlir.dialects import llvm as llvm_dialect
+    from torch_mlir._mlir_libs._mlirDialectsIRDL import load_dialects
+    from torch_mlir._mlir_libs._mlirDialectsLLVM import translate_module_to_llvmir
     from torch_mlir.passmanager import PassManager
 
 from mlxir.runtime import dtypes
@@ -31,40 +30,71 @@ from mlxir.runtime.knobs import knobs
 
 from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
 
-__all__ = ["Function", "Module", "MxBuilder", "Op", "Tensor", "element_type", "ir", "location", "run_passes",
-           "tensor_type", "to_llvm"]  # fmt: skip
+__all__ = ["Function", "Module", "MxBuilder", "Op", "Symbol", "Tensor", "element_type", "ir", "location",
+           "run_passes", "tensor_type", "to_llvm"]  # fmt: skip
 
 
-class Mx(ext.Dialect, name="mx"):  # type: ignore[call-arg]
-    """The dialect of the records."""
-
-
-def _define_operations() -> None:
-    """One op class per record; how its types hang together is the record's business (`infer`)."""
-    for record in RECORDS.values():
-
-        def body(namespace: dict, record: Primitive = record) -> None:
-            namespace["__annotations__"] = {
-                **{
-                    n.lstrip("*"): Sequence[ext.Operand[Any]] if n[0] == "*" else ext.Operand[Any]
-                    for n in record.operands
-                },
-                **dict.fromkeys(record.attrs, Any),
-                "out": ext.Result[Any],
-            }
-
-        # Pure lets CSE and DCE touch the op.
-        types.new_class(f"Mx_{record.name}", (Mx.Operation,), {"name": record.name, "traits": [ext.Pure]}, body)
-
-
-_define_operations()
-# For every operation met, the bindings look for a Python module of its dialect, and search the disk again each time
-# there is none.
+_DIALECTS = ("func", "arith", "math", "scf", "cf", "memref", "vector", "affine", "llvm", "irdl")
 _HOME = ir.__name__.rpartition(".")[0] or "mlir"
-sys.modules.setdefault(f"{_HOME.split('.')[0]}.dialects.mx", types.ModuleType("mx"))
-context = ir.Context()
-with context:
-    Mx.load()
+
+
+def _without_classes(dialects: Sequence[str]) -> None:
+    """Keep the bindings from importing a module of Python classes for each dialect that they meet (0.25 s in all).
+
+    This compiler makes operations by name and needs no classes. The bindings look once: they find an empty module,
+    which does not stay, so that other users of the bindings still import the real one.
+    """
+    for dialect in dialects:
+        name = f"{_HOME}.dialects.{dialect}"
+        if name not in sys.modules:
+            sys.modules[name] = types.ModuleType(name)
+            ir._globals._check_dialect_module_loaded(dialect)
+            del sys.modules[name]
+
+
+class _NoEffects(ir.MemoryEffectsOpInterface):
+    @staticmethod
+    def get_effects(op: Any, effects: Any) -> None:
+        """None: CSE and DCE may touch the operation."""
+
+
+class _Speculatable(ir.ConditionallySpeculatable):
+    @staticmethod
+    def get_speculatability(op: Any) -> Any:
+        return ir.Speculatability.Speculatable
+
+
+def _irdl(record: Primitive) -> str:
+    """The definition of a record's operation; how its types hang together is the record's business (`infer`)."""
+    lines = [f"irdl.operation @{record.name} {{"]
+
+    def constraint() -> str:
+        """A new one for each place: places that share one must have equal types."""
+        lines.append(f"  %{len(lines)} = irdl.any")
+        return f"%{len(lines) - 1}"
+
+    operands = [f"{n.lstrip('*')}: {'variadic ' * n.startswith('*')}{constraint()}" for n in record.operands]
+    attributes = [f'"{n}" = {constraint()}' for n in record.attrs]
+    results = [f"{n}: {constraint()}" for n in record.outputs]
+    if operands:
+        lines.append(f"  irdl.operands({', '.join(operands)})")
+    if attributes:
+        lines.append(f"  irdl.attributes {{{', '.join(attributes)}}}")
+    return "\n".join([*lines, f"  irdl.results({', '.join(results)})", "}"])
+
+
+def _define_dialect() -> None:
+    """The `mx` dialect, by IRDL: one pure operation per record."""
+    load_dialects(ir.Module.parse("\n".join(["irdl.dialect @mx {", *map(_irdl, RECORDS.values()), "}"])))
+    for name in RECORDS:
+        _NoEffects.attach(f"mx.{name}")
+        _Speculatable.attach(f"mx.{name}")
+
+
+_without_classes((*_DIALECTS, "mx"))
+context = ir.Context(load_on_create_dialects=list(_DIALECTS))
+with context, ir.Location.unknown():
+    _define_dialect()
 
 with context, ir.Location.unknown():
     _UNKNOWN = ir.Location.unknown()
@@ -115,6 +145,12 @@ def location(file: str, line: int) -> ir.Location:
 
 
 # -- attributes ------------------------------------------------------------------------------------------------------
+class Symbol(str):
+    """The name of a function of the module, as an attribute of the operation that refers to it."""
+
+    __slots__ = ()
+
+
 def encode(value: Any) -> ir.Attribute:
     """A Python attribute as an MLIR attribute; `decode` is its inverse."""
     if isinstance(value, bool):
@@ -129,6 +165,8 @@ def encode(value: Any) -> ir.Attribute:
         return ir.TypeAttr.get(_ELEMENT[value])
     if isinstance(value, tuple):
         return ir.DenseI64ArrayAttr.get([int(v) for v in value])
+    if isinstance(value, Symbol):
+        return ir.FlatSymbolRefAttr.get(value)
     if isinstance(value, str):
         return ir.StringAttr.get(value)
     raise TypeError(f"[mx] attribute {value!r} has no MLIR form")
@@ -142,7 +180,7 @@ _DECODERS: dict[type, Callable[[Any], Any]] = {
     ir.TypeAttr: lambda a: _BY_ELEMENT[str(a.value)],
     ir.DenseI64ArrayAttr: lambda a: tuple(a),
     ir.StringAttr: lambda a: a.value,
-    ir.FlatSymbolRefAttr: lambda a: a.value,
+    ir.FlatSymbolRefAttr: lambda a: Symbol(a.value),
 }
 
 
@@ -188,7 +226,9 @@ class MxBuilder(OpBuilder):
         return self.raw(record, operands, attrs, avals)
 
     def raw(self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]) -> list[Tensor]:
-        """Emit with result types that the caller knows (transforms)."""
+        """Emit with result types that the caller knows."""
+        if record.kind == "transform":
+            return self._transform(record, operands, attrs, avals)
         with context, self.at:
             encoded = {k: encode(v) for k, v in attrs.items()}
             operation = ir.Operation.create(
@@ -214,14 +254,13 @@ class MxBuilder(OpBuilder):
             )
         return [Tensor(v, a, self) for v, a in zip(operation.results, avals, strict=True)]
 
-    def transform(
+    def _transform(
         self, record: Primitive, operands: Sequence[Tensor], attrs: dict, avals: Sequence[Aval]
     ) -> list[Tensor]:
         """`%g = "mx.vjp"() {callee = @f}` makes a function value from a function; `func.call_indirect` applies it."""
         with context, self.at:
             results = [tensor_type(a) for a in avals]
             encoded = {k: encode(v) for k, v in attrs.items()}
-            encoded["callee"] = ir.FlatSymbolRefAttr.get(attrs["callee"])
             function_type = ir.FunctionType.get([t.value.type for t in operands], results)
             derived = ir.Operation.create(
                 "mx." + record.name, results=[function_type], attributes=encoded, loc=self.at, ip=self.insertion
@@ -318,7 +357,7 @@ class Module:
     def __init__(self, module: ir.Module | None = None):
         with context, _UNKNOWN:
             self.module = module or ir.Module.create()
-        self._names: set[str] = {f.name for f in self.functions()}
+        self._functions: dict[str, Function] = {f.name: f for f in self.functions()}
 
     def functions(self) -> Iterator[Function]:
         for view in self.module.body.operations:
@@ -326,19 +365,21 @@ class Module:
                 yield Function(view.operation)
 
     def find(self, name: str) -> Function:
-        for function in self.functions():
-            if function.name == name:
-                return function
-        raise KeyError(name)
+        """The function of that name. Raises KeyError."""
+        return self._functions[name]
+
+    def remove(self, function: Function) -> None:
+        """Erase a function that nothing names."""
+        del self._functions[function.name]
+        function.operation.erase()
 
     def unique(self, name: str) -> str:
         """A symbol that is not taken yet, close to `name`."""
         clean = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "f"
         symbol, n = clean, 1
-        while symbol in self._names:
+        while symbol in self._functions:
             n += 1
             symbol = f"{clean}_{n}"
-        self._names.add(symbol)
         return symbol
 
     def add_function(self, name: str, parameters: Sequence[Aval], private: bool = True) -> Function:
@@ -355,7 +396,9 @@ class Module:
                 "func.func", attributes=attributes, regions=1, ip=ir.InsertionPoint(self.module.body)
             )
             operation.regions[0].blocks.append(*inputs, arg_locs=[_UNKNOWN] * len(inputs))
-        return Function(operation)
+        function = Function(operation)
+        self._functions[function.name] = function
+        return function
 
     def verify(self) -> None:
         """Raises ir.MLIRError for invalid IR; does nothing unless `knobs.verify` asks for it."""
@@ -383,4 +426,4 @@ def run_passes(module: Any, pipeline: str) -> None:
 
 def to_llvm(module: ir.Module) -> str:
     """LLVM IR text of a module in the llvm dialect."""
-    return llvm_dialect.translate_module_to_llvmir(module.operation)
+    return translate_module_to_llvmir(module.operation)

@@ -34,8 +34,11 @@ class _Pool:
 
     def __init__(self) -> None:
         self.free: dict[int, list[Block]] = {}
-        self.lock = threading.Lock()
+        # Reentrant: a collection inside the lock may release buffers, whose destructors take it again.
+        self.lock = threading.RLock()
         self.allocated = self.peak = 0
+        self.foreign = self.foreign_peak = 0
+        self.holders: dict[int, int] = {}  # id of an array of NumPy's -> how many buffers hold (views of) it
 
     @staticmethod
     def size_class(nbytes: int) -> int:
@@ -78,6 +81,23 @@ class _Pool:
         """Bytes of blocks in use."""
         return self.allocated - self.cached
 
+    def hold(self, root: np.ndarray) -> None:
+        """Count memory of NumPy's that a buffer took over, once for all buffers over it."""
+        with self.lock:
+            holders = self.holders.get(id(root), 0)
+            self.holders[id(root)] = holders + 1
+            if not holders:
+                self.foreign += root.nbytes
+                self.foreign_peak = max(self.foreign_peak, self.foreign)
+
+    def release(self, root: np.ndarray) -> None:
+        """Undo one `hold`."""
+        with self.lock:
+            self.holders[id(root)] -= 1
+            if not self.holders[id(root)]:
+                del self.holders[id(root)]
+                self.foreign -= root.nbytes
+
     def clear(self) -> None:
         """Give all free blocks back to the system."""
         with self.lock:
@@ -104,6 +124,27 @@ class _Holder:
         pool.give(self.size, self.block)
 
 
+class _Foreign:
+    """Holds memory that NumPy allocated, and counts it."""
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: np.ndarray):
+        self.root = root
+        pool.hold(root)
+
+    def __del__(self) -> None:
+        pool.release(self.root)
+
+
+def _owner(view: np.ndarray) -> Any:
+    """What keeps the memory of an array alive: counted where it is NumPy's own, and not a pooled block."""
+    root = view
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    return _Foreign(root) if root.base is None else view
+
+
 class Buffer:
     """Data of one concrete array: address, shape, dtype. `numpy()` is a view that keeps the memory alive."""
 
@@ -123,7 +164,7 @@ class Buffer:
     def from_numpy(data: np.ndarray) -> Buffer:
         """Takes over `data` (copied only if it is not row-contiguous)."""
         view = data if data.flags.c_contiguous else np.ascontiguousarray(data)
-        buffer = Buffer(0, view.shape, from_numpy(view.dtype), view)
+        buffer = Buffer(0, view.shape, from_numpy(view.dtype), _owner(view))
         buffer._view = view
         return buffer
 

@@ -19,6 +19,10 @@ class RuleNotImplementedError(NotImplementedError, ValueError):
     """A primitive has no rule for the transform asked of it (NotImplementedError is a RuntimeError)."""
 
 
+class FormatError(RuntimeError, ValueError):
+    """A file is not what its format demands. MLX raises RuntimeError in some places and ValueError in others."""
+
+
 class ShapeError(ValueError):
     """Shapes do not fit the operation."""
 

@@ -59,6 +59,8 @@ class Knobs:
     """MLXIR_CACHE_ENTRIES: bound of the least-recently-used cache of executables in memory."""
     pool_bytes: int = field(default_factory=lambda: _int("MLXIR_POOL_BYTES", 1 << 30))
     """MLXIR_POOL_BYTES: bytes of free output buffers that are kept for reuse."""
+    explain: bool = field(default_factory=lambda: bool(_int("MLXIR_EXPLAIN", 0)))
+    """MLXIR_EXPLAIN: 1 prints, whenever a compiled function is traced again, what its signature differs in."""
     disable_compile: bool = field(default_factory=lambda: "MLX_DISABLE_COMPILE" in os.environ)
     """MLX_DISABLE_COMPILE (as in MLX; any value): `mx.compile` calls the function directly."""
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import glob
+import itertools
 import json
 import os
 import site
+import struct
 import sys
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -31,10 +35,28 @@ Spec = tuple[tuple[int, ...], Dtype]
 Library = Callable[[str, dict, list[np.ndarray], list[Spec]], list[np.ndarray]]
 
 
-class Segment(NamedTuple):
-    """Either a run of native steps (`entry` is its number) or one step that the host computes."""
+class Object(NamedTuple):
+    """Linkable object code, which programs may share: what identifies it, the functions it defines, its bytes."""
 
-    entry: int  # -1 for a library step
+    digest: str
+    symbols: tuple[str, ...]
+    code: bytes
+
+
+class Launch(NamedTuple):
+    """One kernel of a program. A place is an offset in the arena (>= 0) or the complement of an entry of the table."""
+
+    symbol: str
+    extent: int  # iterations
+    align: int  # a thread's share of them is a multiple of it
+    useful: int  # threads that the work pays for
+    places: tuple[int, ...]
+
+
+class Segment(NamedTuple):
+    """Either a run of kernels or one step that the host computes."""
+
+    launches: tuple[Launch, ...] = ()  # none for a library step
     primitive: str = ""
     attrs: dict | None = None
     operands: tuple = ()  # (kind, at, shape, dtype) each
@@ -52,40 +74,41 @@ class Schedule(NamedTuple):
     kernels: int  # number of kernels, for the cache's statistics
 
     def to_json(self) -> str:
-        return json.dumps(_encode(tuple(self)))
+        return json.dumps(encode(tuple(self)))
 
     @staticmethod
     def from_json(text: str) -> Schedule:
-        fields = list(_decode(json.loads(text)))
+        fields = list(decode(json.loads(text)))
         fields[0], fields[1] = ([(tuple(s), d) for s, d in f] for f in fields[:2])
-        fields[4] = [Segment(*f) for f in fields[4]]
+        fields[4] = [Segment(tuple([Launch(*k) for k in f[0]]), *f[1:]) for f in fields[4]]
         fields[2] = list(fields[2])
         return Schedule(*fields)
 
 
-def _encode(value: Any) -> Any:
-    """Tagged JSON: keeps tuples, dtypes, complex numbers and non-finite floats."""
+def encode(value: Any) -> Any:
+    """As tagged JSON: keeps tuples, dtypes, complex numbers and non-finite floats."""
     if isinstance(value, (tuple, list)):
-        return {"t": [_encode(v) for v in value]}
+        return {"t": [encode(v) for v in value]}
     if isinstance(value, Dtype):
         return {"d": value.name}
     if isinstance(value, dict):
-        return {"m": {k: _encode(v) for k, v in value.items()}}
+        return {"m": {k: encode(v) for k, v in value.items()}}
     if isinstance(value, complex):
         return {"c": [value.real, value.imag]}
     return value
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """The inverse of `encode`; lists come back as tuples."""
     if not isinstance(value, dict):
         return value
     ((tag, inner),) = value.items()
     if tag == "t":
-        return tuple(_decode(v) for v in inner)
+        return tuple(decode(v) for v in inner)
     if tag == "d":
         return dtypes.from_name(inner)
     if tag == "m":
-        return {k: _decode(v) for k, v in inner.items()}
+        return {k: decode(v) for k, v in inner.items()}
     return complex(*inner)
 
 
@@ -164,31 +187,68 @@ def thread_count() -> int:
     return knobs.threads or _CORES
 
 
+LAUNCHER_SYMBOLS = ("mlxir_run", "__truncdfhf2", "__truncdfbf2")
+"""What the launcher's object defines: the function that runs a program, and what LLVM's code for kernels may call."""
+
+
+class _Linked:
+    """An object in this process. Executables hold it; when the last one goes, LLVM unloads the code."""
+
+    __slots__ = ("__weakref__", "addresses", "tracker")
+
+    def __init__(self, addresses: dict[str, int], tracker: Any):
+        self.addresses, self.tracker = addresses, tracker
+
+
+_linked: weakref.WeakValueDictionary[str, _Linked] = weakref.WeakValueDictionary()
+_linking = threading.Lock()
+_libraries = itertools.count()
+
+
+def _link(objects: Sequence[Object], imports: dict[str, int]) -> list[_Linked]:
+    """The objects in this process; those that are not linked yet become one library."""
+    with _linking:
+        found = {o.digest: _linked.get(o.digest) for o in objects}
+        new = [o for o in objects if found[o.digest] is None]
+        if new:
+            builder = llvm.JITLibraryBuilder()
+            for o in new:
+                builder.add_object_img(o.code)
+                for symbol in o.symbols:
+                    builder.export_symbol(symbol)
+            for symbol, address in imports.items():
+                builder.import_symbol(symbol, address)
+            tracker = builder.add_current_process().link(_linker(), f"mlxir_{next(_libraries)}")
+            for o in new:
+                found[o.digest] = _linked[o.digest] = _Linked({s: tracker[s] for s in o.symbols}, tracker)
+        return [linked for o in objects if (linked := found[o.digest]) is not None]
+
+
 _NO_ARENA: Any = (0, None)
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
 
 
 class Executable:
-    """Linked object code with its schedule. `run` is safe to call from several threads."""
+    """Linked object code with its schedule. `run` is safe to call from several threads.
 
-    _count = 0
+    `objects` are the launcher, first, and all objects that define a kernel of the schedule.
+    """
 
-    def __init__(self, code: bytes, schedule: Schedule, library: Library):
+    def __init__(self, objects: Sequence[Object], schedule: Schedule, library: Library):
         self.schedule, self._library = schedule, library
-        Executable._count += 1
-        name = f"mlxir_{Executable._count}"
-        entries = sum(s.entry >= 0 for s in schedule.segments)
-        builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
-        for n in range(entries):
-            builder.export_symbol(f"mlxir_run_{n}")
-        if entries:
-            linker = _linker()
-            for symbol, address in _addresses.items():
-                builder.import_symbol(symbol, address)
-            self._tracker = builder.link(linker, name)
-        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
-        self._entries = [prototype(self._tracker[f"mlxir_run_{n}"]) for n in range(entries)]
-        self._table = ctypes.c_void_p * (len(schedule.parameters) + len(schedule.results))
-        self._only = self._entries[0] if len(schedule.segments) == 1 and entries == 1 else None
+        self.code_bytes = sum(len(o.code) for o in objects)
+        segments = [s.launches for s in schedule.segments if s.launches]
+        addresses: dict[str, int] = {}
+        if segments:
+            _linker()  # it finds the OpenMP runtime, which the launcher needs
+            (runtime,) = _link(objects[:1], _addresses)
+            self._code = [runtime, *_link(objects[1:], runtime.addresses)]
+            self._call = _PROTOTYPE(runtime.addresses["mlxir_run"])
+            for linked in self._code:
+                addresses |= linked.addresses
+        self._words = [_words(launches, addresses) for launches in segments]
+        self._only = ctypes.addressof(self._words[0]) if len(segments) == 1 == len(schedule.segments) else 0
+        self._pack = struct.Struct(f"{len(schedule.parameters) + len(schedule.results)}Q").pack
         self._results = [(s, d, pool.size_class(prod(s) * d.size)) for s, d in schedule.results]
         self._arena = pool.size_class(schedule.arena) if schedule.arena else 0
 
@@ -197,11 +257,11 @@ class Executable:
         so).
         """
         buffers = [*arguments, *[Buffer.empty(shape, dtype, size) for shape, dtype, size in self._results]]
-        table = self._table(*[b.address or b.pointer for b in buffers])
+        table = self._pack(*[b.address or b.pointer for b in buffers])
         arena = pool.take(self._arena) if self._arena else _NO_ARENA
         try:
-            if self._only is not None:
-                self._only(table, arena[0], knobs.threads or _CORES)
+            if self._only:
+                self._call(self._only, table, arena[0], knobs.threads or _CORES)
             else:
                 self._run_segments(table, arena[0], buffers)
         finally:
@@ -209,16 +269,30 @@ class Executable:
                 pool.give(self._arena, arena)
         return [buffers[i] for i in self.schedule.outputs]
 
-    def _run_segments(self, table: Any, arena: int, buffers: list[Buffer]) -> None:
+    def call(self, table: Any, arena: int, threads: int) -> None:
+        """Run all kernels on the addresses in `table`, for a schedule without library steps."""
+        for words in self._words:
+            self._call(ctypes.addressof(words), table, arena, threads)
+
+    def _run_segments(self, table: bytes, arena: int, buffers: list[Buffer]) -> None:
+        words = iter(self._words)
         for segment in self.schedule.segments:
-            if segment.entry >= 0:
-                self._entries[segment.entry](table, arena, thread_count())
+            if segment.launches:
+                self._call(ctypes.addressof(next(words)), table, arena, thread_count())
                 continue
             operands = [_view(p, arena, buffers) for p in segment.operands]
             specs = [(tuple(shape), dtype) for _, _, shape, dtype in segment.results]
             results = self._library(segment.primitive, segment.attrs or {}, operands, specs)
             for place, value in zip(segment.results, results, strict=True):
                 _view(place, arena, buffers)[...] = value
+
+
+def _words(launches: Sequence[Launch], addresses: dict[str, int]) -> Any:
+    """A run of kernels as the launcher reads it (compiler/target/cpu.py)."""
+    words = [max(len(k.places) for k in launches)]
+    for k in launches:
+        words += [addresses[k.symbol], k.extent, k.align, k.useful, len(k.places), *k.places]
+    return (ctypes.c_int64 * (len(words) + 1))(*words, 0)
 
 
 def _view(place: tuple, arena: int, buffers: list[Buffer]) -> np.ndarray:

@@ -7,6 +7,7 @@ matters; `any` includes zeros, negative and large values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from mlxir.compiler.graph import Cut, GraphBuilder, GraphHandle, constant, cut
 from mlxir.dialects.mx import RECORDS
+from mlxir.dialects.mx.matrices import adjoint, product, split, symmetrised
 from mlxir.runtime import dtypes
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -33,6 +35,8 @@ class Row:
     operands: list[tuple[tuple[int, ...], str | None, str]]
     dtypes: tuple[str, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
+    before: Callable[[GraphBuilder, list], list] | None = None  # what makes operands ones that the primitive is for
+    after: Callable[[GraphBuilder, list], list] | None = None  # what of the results is determined
 
     def __str__(self) -> str:
         shapes = "x".join("_".join(map(str, s)) or "0d" for s, _, _ in self.operands)
@@ -78,8 +82,61 @@ def _scan(name: str) -> list[Row]:
     return rows
 
 
+def _conv(
+    x: tuple[int, ...], w: tuple[int, ...], dtypes: tuple[str, ...] = ("float32",), groups: int = 1, flip: bool = False,
+    **sizes: Any,
+) -> Row:  # fmt: skip
+    rank = len(x) - 2
+    attrs = {n: sizes.get(n, (d,) * rank)
+             for n, d in (("stride", 1), ("low", 0), ("high", 0), ("dilation", 1), ("input_dilation", 1))}  # fmt: skip
+    return Row("conv", [(x, None, "any"), (w, None, "any")], dtypes, {**attrs, "groups": groups, "flip": flip})
+
+
+def _factorisations() -> list[Row]:
+    """Matrices of every form; those that are read as symmetric are, and of vectors that may turn their phase the
+    magnitudes count.
+    """
+    real = ("float32", "float64")
+
+    def symmetric(m: GraphBuilder, operands: list) -> list:
+        return [symmetrised(m, operands[0])]
+
+    def magnitudes(m: GraphBuilder, outs: list) -> list:
+        values, vectors = outs
+        return [values, m.real(m.conjugate(vectors) * vectors) if vectors.dtype.kind == "c" else vectors]
+
+    def determined(m: GraphBuilder, outs: list) -> list:
+        u, s, vt = outs
+        (first, rest), (right, below) = split(m, u, -1, s.shape[-1]), split(m, vt, -2, s.shape[-1])
+        return [first, s, right, product(m, rest, adjoint(m, rest)), product(m, adjoint(m, below), below)]
+
+    matrix, batch = ((4, 4), None, "matrix"), ((2, 3, 3), None, "matrix")
+    tall, wide = ((5, 3), None, "any"), ((3, 5), None, "any")
+    rows = [Row(n, [x], real) for n in ("inv", "det", "slogdet") for x in (matrix, batch)]
+    rows += [Row(n, [x], real) for n in ("pinv", "qr", "lu", "singular_values") for x in (matrix, tall, wide)]
+    rows += [Row("svd", [x], real, after=determined) for x in (matrix, tall, wide)]
+    rows += [Row(n, [x], real, before=symmetric) for n in ("cholesky", "eigh", "eigvalsh") for x in (matrix, batch)]
+    rows += [Row("eigh", [matrix], ("complex64",), before=symmetric, after=magnitudes)]
+    rows += [Row("eigvalsh", [matrix], ("complex64",), before=symmetric)]
+    rows += [Row("singular_values", [tall], ("complex64",)), Row("eig", [matrix], ("complex64",), after=magnitudes)]
+    rows += [Row("solve", [matrix, ((4, 2), None, "any")], real)]
+    rows += [Row("solve", [batch, ((3, 1), None, "any")], ("float32",)), Row("inv", [((0, 0), None, "any")], ("float32",))]
+    rows += [Row("solve_triangular", [matrix, ((4, 2), None, "any")], real, {"upper": u}) for u in (False, True)]
+    rows += [Row("solve_triangular", [((3, 3), None, "matrix"), ((2, 3, 1), None, "any")], ("float32",), {"upper": True})]
+    return rows
+
+
+def _fourier() -> list[Row]:
+    rows = [Row("fft", [((3, 5, 4), None, "any")], ("complex64",), {"axes": a, "inverse": i}) for a in ((1,), (0, 2)) for i in (False, True)]
+    rows += [Row("rfft", [((3, n), None, "any")], ("complex64",), {"axis": 1}, before=lambda m, x: [m.real(x[0])]) for n in (1, 5, 8)]
+    rows += [Row("irfft", [((n // 2 + 1, 2), None, "any")], ("complex64",), {"axis": 0, "n": n}) for n in (1, 2, 5, 8)]
+    return rows
+
+
 _IDX = ((4,), "int32", "index5")
 _BYTES, _STARTS = ((4,), "int8", "index5"), ((4,), "int8", "start4")
+
+_ATTEND = {"scale": 0.3, "fill": -1e30}
 
 TABLE: list[Row] = [
     *_binary("add", dtypes=EVERY), *_binary("subtract", dtypes=EVERY), *_binary("multiply", dtypes=EVERY),
@@ -128,6 +185,12 @@ TABLE: list[Row] = [
     Row("full", [], ("float32",), {"value": 2**64 - 1, "shape": (2,), "dtype": dtypes.uint64}),
     Row("arange", [], ("float32",), {"start": 0.5, "step": 0.1, "length": 17, "dtype": dtypes.float32}),
     Row("arange", [], ("float32",), {"start": 5, "step": -2, "length": 7, "dtype": dtypes.int32}),
+    *[Row("as_strided", [(x, None, "any")], ("float32", "int32") if n == 0 else ("float32",),
+          {"shape": shape, "strides": strides, "offset": offset})
+      for n, (x, shape, strides, offset) in enumerate([
+          ((2, 5, 6, 3), (2, 2, 3, 3, 2, 3), (90, 36, 6, 18, 3, 1), 0), ((4, 6), (3, 2, 3), (6, 6, 2), 1),
+          ((30,), (4, 5), (3, 2), 2), ((4, 6), (3, 4), (-5, 3), 11), ((5,), (3, 2), (0, 2), 1), ((2, 3), (0, 2), (1, 1), 0),
+          ((2, 7), (2, 9), (1, 1), 3), ((3, 4), (), (), 5)])],
     Row("view", [((3, 4), None, "any")], ("float32", "int32"), {"dtype": dtypes.uint32}),
     Row("view", [((3, 4), None, "any")], ("float16", "bfloat16", "int16"), {"dtype": dtypes.uint16}),
     Row("view", [((3, 4), None, "any")], ("complex64", "float64", "int64"), {"dtype": dtypes.uint64}),
@@ -153,6 +216,12 @@ TABLE: list[Row] = [
     Row("matmul", [((2, 1, 3, 4), None, "any"), ((5, 4, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
     Row("matmul", [((1, 9), None, "any"), ((9, 33), None, "any")], ("float32",), {"ta": False, "tb": False}),
     Row("matmul", [((3, 0), None, "any"), ((0, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
+    _conv((2, 5, 6, 3), (4, 3, 2, 3), FLOATS, low=(1, 0), high=(1, 2)),
+    _conv((1, 7, 6, 2), (3, 3, 3, 2), stride=(2, 3), low=(1, -1), high=(0, 1), dilation=(2, 1), flip=True),
+    _conv((2, 6, 4), (6, 3, 2), groups=2, stride=(2,), low=(2,), high=(1,), input_dilation=(3,), dilation=(2,)),
+    _conv((2, 4, 4, 3), (3, 2, 3, 1), groups=3, low=(1, 1), high=(1, 1)),
+    _conv((1, 3, 4, 2, 2), (2, 2, 2, 1, 2), stride=(1, 2, 1), low=(1, 0, 0), high=(0, 1, 0)),
+    _conv((2, 3, 0), (2, 2, 0)), _conv((0, 3, 2), (2, 2, 2)),
     *[r for n in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp") for r in _scan(n)],
     Row("cumprod", [((3, 6), None, "counts")], ("float32", "complex64"), {"axis": 1, "reverse": True, "inclusive": True}),
     *[Row(n, [((2, 0, 3), None, "any")], ("float32",), {"axis": 1, "reverse": False, "inclusive": False})
@@ -162,11 +231,33 @@ TABLE: list[Row] = [
     Row("random_bits", [((4, 2), "uint32", "any")], ("float32",), {"shape": (7,), "width": 1}),
     Row("random_bits", [((2,), "uint32", "any")], ("float32",), {"shape": (9,), "width": 2}),
     *_unary("stop_gradient"),
+    Row("depends", [((3, 5), None, "any"), ((2,), None, "any")], FLOATS),
+    Row("depends", [((4,), None, "any"), ((), "int32", "any")], ("float32", "int8")),
     Row("softmax", [((4, 37), None, "any")], INEXACT, {"axes": (1,)}), Row("softmax", [((4, 37), None, "any")], ("float32",), {"axes": (0,)}),
     Row("softmax", [((3, 4, 5), None, "any")], ("float32",), {"axes": (0, 2)}),
     Row("logsumexp", [((4, 37), None, "any")], INEXACT, {"axes": (1,)}),
     Row("logsumexp", [((4, 5, 3), None, "any")], ("float32",), {"axes": (0, 1)}),
+    Row("attention", [((2, 4, 3, 5), None, "any"), ((2, 2, 6, 5), None, "any"), ((2, 2, 6, 4), None, "any"),
+        ((2, 1, 3, 6), "bool", "any"), ((1, 4), None, "any")], FLOATS, {**_ATTEND, "causal": False, "swapped": False}),
+    Row("attention", [((1, 2, 4, 3), None, "any"), ((1, 2, 5, 3), None, "any"), ((1, 2, 5, 7), None, "any"),
+        ((1, 1, 4, 5), None, "any"), ((1, 1), None, "any")], ("float32", "float64"), {**_ATTEND, "causal": True, "swapped": True}),
+    *[Row("attention_grad", [((2, 4, 3, 5), None, "any"), ((2, 2, 6, 5), None, "any"), ((2, 2, 6, 4), None, "any"),
+          ((1, 4, 1, 6), "bool", "any"), *[((2, 4, 3), None, d) for d in ("any", "positive", "any")], ((2, 4, 3, 4), None, "any")],
+          ("float32", "float64"), {**_ATTEND, "causal": c, "swapped": c}) for c in (False, True)],
+    *_factorisations(), *_fourier(),
+    *[Row("unpack_bits", [((2, bits), "uint32", "any")], ("float32",), {"bits": bits}) for bits in (1, 3, 4, 5, 8)],
 ]  # fmt: skip
+
+
+TRANSFORMS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "vjp": ({"wrt": (0,), "seeded": (0,)}, 2, 2),
+    "jvp": ({"wrt": (0,)}, 2, 2),
+    "vmap": ({"in_axes": (0,), "out_axes": (0,), "size": 2}, 1, 1),
+    "checkpoint": ({"inputs": (0,)}, 1, 1),
+    "custom": ({"inputs": (0,), "captured": (0, 0, 0, 0), "fun_vjp": "", "vjp_inputs": (), "fun_jvp": "", "jvp_inputs": (),
+                "fun_vmap": "", "vmap_axes": ()}, 1, 1),
+}  # fmt: skip
+"""Transform -> attributes beside `callee`, and the numbers of operands and results, for a function of one array."""
 
 
 def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np.ndarray:
@@ -200,6 +291,8 @@ def sample(shape: tuple[int, ...], dtype: str, domain: str, seed: int = 0) -> np
         x = np.round(x)
     elif domain == "counts":
         x = np.abs(np.round(x))
+    elif domain == "matrix":  # regular, positive definite once made symmetric, with well separated eigenvalues
+        x = 0.4 * x + np.diag(np.arange(3.0, 3 + 2 * shape[-1], 2))
     if kind.kind == "c":
         y = rng.standard_normal(shape)
         x = x + 1j * (
@@ -217,7 +310,8 @@ def traced(row: Row, operands: list[np.ndarray]) -> Cut:
     """The program that applies the primitive once."""
     builder = GraphBuilder()
     handles: list[GraphHandle] = [builder.handle(constant(a)) for a in operands]
-    outs = builder.emit(RECORDS[row.name], handles, row.attrs)
+    outs = builder.emit(RECORDS[row.name], row.before(builder, handles) if row.before else handles, row.attrs)
+    outs = row.after(builder, outs) if row.after else outs
     return cut([o.value for o in outs], [h.value for h in handles])
 
 

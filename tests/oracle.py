@@ -66,8 +66,7 @@ def outcome(build: Callable[[Any], Any], library: Any) -> Any:
     """The result of `build(library)`, evaluated; or the exception it raises."""
     try:
         result = build(library)
-        if library is real:
-            real.eval(result)
+        library.eval(result)
         return result
     except Exception as error:  # the tests compare exceptions of any type
         return error

@@ -24,7 +24,7 @@ class Unary(Protocol):
 class Binary(Protocol):
     """A public function of two operands, which broadcast."""
 
-    def __call__(self, a: Operand, b: Operand, /, stream: StreamOrDevice = None) -> array: ...
+    def __call__(self, a: Operand, b: Operand, stream: StreamOrDevice = None) -> array: ...
 
 
 def failure(kind: type[Exception], message: str) -> Exception:

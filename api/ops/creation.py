@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from mlxir.compiler.graph import Value
 from mlxir.devices import StreamOrDevice
 from mlxir.dialects.mx import elementwise as prim
 from mlxir.dialects.mx.record import Shape
+from mlxir.dialects.symbolic import as_index
 from mlxir.ndarray import array, as_value, value_of, wrap
 from mlxir.runtime.dtypes import Dtype, bool_, float32, float64, int32, int64
 from mlxir.values import arange as arange_value
@@ -31,8 +31,8 @@ __all__ = [
 
 def _sizes(shape: int | Sequence[int]) -> Shape:
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else shape_of("full", shape)
-    sizes = tuple([operator.index(n) for n in sizes])
-    if min(sizes, default=0) < 0:
+    sizes = tuple([as_index(n) for n in sizes])
+    if any(n < 0 for n in sizes):
         raise failure(ValueError, "[full] Negative dimensions not allowed.")
     return sizes
 
@@ -135,7 +135,7 @@ def arange(
             raise failure(ValueError, "[arange] bool not supported for arange.")
         if not isinstance(n, (int, float, np.integer, np.floating)):
             raise failure(TypeError, f"[arange] expected numbers, got {n!r}")
-    if any(math.isnan(n) or math.isinf(n) for n in numbers):
+    if any(isinstance(n, (float, np.floating)) and not math.isfinite(n) for n in numbers):
         raise failure(ValueError, "[arange] Cannot compute length.")
     if by == 0:
         raise failure(ValueError, "[arange] step must be nonzero.")
@@ -144,7 +144,7 @@ def arange(
     if dtype is None:
         small = integers and all(-(2**31) <= n < 2**31 for n in (low, high))
         dtype = (int32 if small else int64) if integers else float32
-    return wrap(arange_value(low, by, int(length), check_dtype("arange", dtype)))
+    return wrap(arange_value(low, by, as_index(length), check_dtype("arange", dtype)))
 
 
 def linspace(

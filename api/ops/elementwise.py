@@ -270,7 +270,7 @@ def operands(a: Any, b: Any) -> tuple[Value, Value]:
 def _binary(name: str, doc: str, result: Dtype | None = None, inexact: bool = False, no_complex: str = "") -> Binary:
     primitive = RECORDS[name]
 
-    def function(a: Operand, b: Operand, /, stream: StreamOrDevice = None) -> array:
+    def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
         x, y = operands(a, b)
         dtype = x.dtype
         if y.dtype is not dtype:
@@ -316,7 +316,7 @@ def divmod(a: Operand, b: Operand, stream: StreamOrDevice = None) -> list[array]
 def _logical(name: str, primitive_name: str, doc: str) -> Binary:
     primitive = RECORDS[primitive_name]
 
-    def function(a: Operand, b: Operand, /, stream: StreamOrDevice = None) -> array:
+    def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
         x, y = operands(a, b)
         return wrap(binary(primitive, cast(x, bool_), cast(y, bool_), bool_))
 
@@ -331,7 +331,7 @@ logical_xor = _logical("logical_xor", "not_equal", "Whether exactly one is true.
 def _bitwise(name: str, doc: str, shift: bool = False) -> Binary:
     primitive = RECORDS[name]
 
-    def function(a: Operand, b: Operand, /, stream: StreamOrDevice = None) -> array:
+    def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
         x, y = operands(a, b)
         if x.dtype in INEXACT or y.dtype in INEXACT:
             raise failure(

@@ -20,6 +20,7 @@ from mlxir.devices import StreamOrDevice
 from mlxir.dialects.mx import elementwise, indexing, scan_sort
 from mlxir.dialects.mx import shape as shapes
 from mlxir.dialects.mx.record import Shape
+from mlxir.dialects.symbolic import SymInt
 from mlxir.ndarray import array, as_value, wrap
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, int64, promote
 from mlxir.values import (
@@ -29,10 +30,12 @@ from mlxir.values import (
     broadcast_shape,
     broadcast_to,
     cast,
+    count,
     full,
     record,
     reshape,
     size_of,
+    slice_bounds,
     static_slice,
     transpose,
     unary,
@@ -62,7 +65,7 @@ class _Plan(NamedTuple):
 
     @property
     def sliced(self) -> Shape:
-        return tuple([len(range(*s)) for s in zip(self.start, self.stop, self.strides, strict=True)])
+        return tuple([count(*s) for s in zip(self.start, self.stop, self.strides, strict=True)])
 
 
 def _index_array(item: Any) -> Value | None:
@@ -87,7 +90,7 @@ def _has_leaf(items: Sequence[Any]) -> bool:
 def _int(item: Any) -> int | None:
     """A static integer index; None for other types (bool among them)."""
     kind = type(item)
-    if kind is int:
+    if kind is int or kind is SymInt:
         return item
     if kind is bool or not isinstance(item, (int, np.integer)):
         return None
@@ -95,7 +98,7 @@ def _int(item: Any) -> int | None:
 
 
 def _bound(bound: Any) -> int | None:
-    if bound is None or type(bound) is int:
+    if bound is None or type(bound) is int or type(bound) is SymInt:
         return bound
     if isinstance(bound, array) or not hasattr(bound, "__index__"):
         raise failure(ValueError, "[index] Slice indices must be integers or None.")
@@ -103,13 +106,11 @@ def _bound(bound: Any) -> int | None:
 
 
 def _normalised(item: _slice, n: int) -> tuple[int, int, int]:
-    step = _bound(item.step)
+    step = 1 if item.step is None else _bound(item.step)
     if step == 0:
         raise failure(ValueError, "[index] slice step cannot be zero")
-    start, stop, stride = _slice(_bound(item.start), _bound(item.stop), step).indices(n)
-    if len(range(start, stop, stride)) == 0:
-        return 0, 0, 1
-    return start, stop, stride
+    start, stop = slice_bounds(_bound(item.start), _bound(item.stop), step, n)
+    return (start, stop, step) if count(start, stop, step) else (0, 0, 1)
 
 
 def _checked(i: int, n: int) -> int:

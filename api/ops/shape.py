@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,16 +10,15 @@ import numpy as np
 
 from mlxir.compiler.graph import Value
 from mlxir.devices import StreamOrDevice
-from mlxir.dialects.mx import elementwise, indexing
 from mlxir.dialects.mx import shape as prim
+from mlxir.dialects.mx import strided
 from mlxir.dialects.mx.record import Shape
+from mlxir.dialects.symbolic import as_index
 from mlxir.ndarray import array, as_value, wrap
-from mlxir.runtime.dtypes import Dtype, int32, int64
+from mlxir.runtime.dtypes import Dtype
 from mlxir.values import (
-    arange,
     axes_of,
     axis_of,
-    binary,
     broadcast_shape,
     cast,
     full,
@@ -28,6 +26,7 @@ from mlxir.values import (
     record,
     size_of,
     slice_axis,
+    slice_bounds,
 )  # fmt: skip
 from mlxir.values import broadcast_to as broadcast_value
 from mlxir.values import concatenate as join
@@ -45,9 +44,6 @@ __all__ = [
     "stack", "swapaxes", "tile", "trace", "transpose", "unflatten", "unstack",
 ]  # fmt: skip
 
-_python_slice = builtins.slice
-
-
 def text(shape: Sequence[int]) -> str:
     """A shape as MLX's messages write it."""
     return f"({','.join(map(str, shape))})"
@@ -56,7 +52,7 @@ def text(shape: Sequence[int]) -> str:
 def shape_of(name: str, shape: Any) -> Shape:
     """A shape argument as a tuple of ints. Raises TypeError where it is no sequence of ints."""
     try:
-        return tuple([operator.index(n) for n in shape])
+        return tuple([as_index(n) for n in shape])
     except TypeError:
         raise failure(TypeError, f"[{name}] a shape is a sequence of ints, got {shape!r}") from None
 
@@ -81,7 +77,7 @@ def inferred(name: str, size: int, shape: Shape) -> Shape:
         if known == 0:
             raise failure(ValueError, f"[{name}] Cannot infer the shape of an empty array")
         shape = tuple([size // known if n == -1 else n for n in shape])
-    if min(shape, default=0) < 0 or size_of(shape) != size:
+    if size_of(shape) != size or any(n < 0 for n in shape):
         raise failure(ValueError, f"[{name}] Cannot reshape array of size {size} into shape {text(shape)}.")
     return shape
 
@@ -329,8 +325,8 @@ def split(
         bounds = [i * (size // sections) for i in range(sections + 1)]
     else:
         bounds = [0, *map(operator.index, indices_or_sections), size]
-    pieces = [range(size)[_python_slice(low, high)] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
-    return [wrap(slice_axis(x, axis, r.start, max(r.stop, r.start))) for r in pieces]
+    pieces = [slice_bounds(low, high, 1, size) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [wrap(slice_axis(x, axis, low, max(high, low))) for low, high in pieces]
 
 
 def unstack(x: array, /, *, axis: int = 0, stream: StreamOrDevice = None) -> tuple[array, ...]:
@@ -545,23 +541,16 @@ def as_strided(
         steps = shape_of("as_strided", strides)
     if len(sizes) != len(steps):
         raise failure(ValueError, f"[as_strided] {len(steps)} strides for shape {text(sizes)}")
-    flat = reshape_value(x, (size_of(x.shape),))
     if 0 in sizes:
         return wrap(full(0, sizes, x.dtype))
     reach = [(n - 1) * s for n, s in zip(sizes, steps, strict=True)]
     low, high = offset + sum(min(r, 0) for r in reach), offset + sum(max(r, 0) for r in reach)
-    if low < 0 or high >= flat.shape[0]:
+    count = size_of(x.shape)
+    if low < 0 or high >= count:
         raise failure(
-            ValueError, f"[as_strided] positions {low} to {high} reach outside an array of {flat.shape[0]} elements"
+            ValueError, f"[as_strided] positions {low} to {high} reach outside an array of {count} elements"
         )
-    dtype = int32 if flat.shape[0] < 2**31 else int64
-    position = full(offset, (), dtype)
-    for i, (n, s) in enumerate(zip(sizes, steps, strict=True)):
-        ramp = reshape_value(arange(0, s, n, dtype), tuple([n if k == i else 1 for k in range(len(sizes))]))
-        position = binary(elementwise.add, position, ramp)
-    position = broadcast_value(position, sizes)
-    attrs = {"axes": (0,), "slice_sizes": (1,)}
-    return wrap(reshape_value(record(indexing.gather, (flat, position), attrs, (*sizes, 1), x.dtype), sizes))
+    return wrap(record(strided.as_strided, (x,), {"shape": sizes, "strides": steps, "offset": offset}, sizes, x.dtype))
 
 
 def kron(a: array, b: array, *, stream: StreamOrDevice = None) -> array:

@@ -6,6 +6,7 @@ the width, the last panel moves back and repeats lanes of the one before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mlxir.compiler.lower.gemm_schedule import Side, ceil_div
@@ -41,6 +42,7 @@ class Packing(NamedTuple):
     width: int
     lanes: int
     dtype: Dtype
+    bind: Callable[[], None] = lambda: None  # sets the variables of the operand that depend on the batch
 
     @property
     def extent(self) -> int:
@@ -88,6 +90,7 @@ def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]
     inside = min(p.width, p.extent)
 
     def panel() -> None:
+        p.bind()
         first, start = p.first_lane(e, e.variables[tile]), p.start(e, e.variables[tile])
 
         def row() -> None:
@@ -117,6 +120,7 @@ def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
     chunk, tile, row = Var("chunk", ceil_div(p.depth, CHUNK)), Var("tile", p.tiles), Var("row", CHUNK)
 
     def rows() -> None:
+        p.bind()
         above = e.times(e.variables[chunk], CHUNK)
         count = e.rest(p.depth, above, CHUNK)
         base = e.plus(e.index(x.base), e.times(above, stride))
@@ -146,6 +150,7 @@ def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, fl
     single, lane = Var("single", n), Var("lane", p.width)
 
     def panel() -> None:
+        p.bind()
         source = e.plus(e.index(x.base), e.times(p.first_lane(e, e.variables[tile]), stride))
         start = p.start(e, e.variables[tile])
 

@@ -1,4 +1,7 @@
-"""What a matmul kernel computes, as scalars, and the steps it is lowered to; shared by all forms of its loops."""
+"""What a matmul kernel computes, as scalars, and the steps it is lowered to; shared by all forms of its loops.
+
+A convolution (conv_product.py) is the other `Contraction`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, reachable
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, Tensor, ir
-from mlxir.dialects.mx import Aval
+from mlxir.dialects.mx import Aval, Primitive
 from mlxir.dialects.mx.contract import matmul
 from mlxir.dialects.mx.shape import broadcast_index, reshape
 from mlxir.runtime.dtypes import Dtype, float32
@@ -27,66 +30,40 @@ class Root(NamedTuple):
     buffer: int
 
 
-class Product:
-    """A kernel with one matmul: its operands and results as scalars over the variables b (batch), i, j and k.
+class Contraction:
+    """A kernel with one product of sums, which its results are computed from element by element.
 
-    `accumulator` stands for the product's element (b, i, j) in `roots`. Results that need the product at other indices
-    are in `later`: they are computed from a temporary, the first one, that holds the whole product.
+    A subclass finds the variables of one element; `results_at` then makes the results scalars over them. `accumulator`
+    stands for the element of the product at `position` in `roots`. Results that need the product at other indices are
+    in `later`: they are computed from a temporary, the first one, that holds the whole product.
     """
 
-    def __init__(self, function: Function):
+    roots: list[Root]
+    later: list[Root]
+    position: Index
+    accumulator: Scalar
+
+    def __init__(self, function: Function, record: Primitive):
         ops, self.results = function.read()
-        (op,) = (o for o in ops if o.record is matmul)
+        (self.op,) = (o for o in ops if o.record is record)
         self.name, self.arguments = function.name, function.arguments
-        (self.tensor,) = op.results
-        self.dtype, shape = self.tensor.dtype, self.tensor.shape
+        (self.tensor,) = self.op.results
+        self.dtype = self.tensor.dtype
         self.sum_dtype = float32 if self.dtype.is_float and self.dtype.size == 2 else self.dtype
         self.first_temporary = len(self.arguments) + len(self.results)
         numbers = {id(t): n for n, t in enumerate(self.arguments)}
         self.pull = Pull(ops, numbers | {id(self.tensor): self.first_temporary})
-
-        self.left_tensor, self.right_tensor = op.operands
-        self.ta, self.tb = op.attrs["ta"], op.attrs["tb"]
-        batch, (m, n) = shape[:-2], shape[-2:]
-        count = int(np.prod(batch, dtype=np.int64))
-        depth = self.left_tensor.shape[-2 if self.ta else -1]
-        self.b, self.i, self.j, self.k = Var("b", count), Var("i", m), Var("j", n), Var("k", depth)
         self.empty = self.tensor.aval.size == 0
-        if self.empty:
-            return
-        which = Index.of(self.b) if count != 1 else Index.of(0)
-        self.left, self.right = self._left(which, self.i, batch), self._right(which, batch)
-        if count > 1 and self.b not in self.right.free and depth:
-            # One matrix for the whole batch: the batch axes are more rows.
-            rows = Var("i", count * m)
-            flat = self._left(Index.of(rows) // m, Index.of(rows) % m, batch)
-            if flat.kind == "load" and flat.data[1].coefficient(rows) is not None:
-                self.left, self.i, self.b, which = flat, rows, Var("b", 1), Index.of(0)
-        self.position = (which * self.i.extent + self.i) * n + self.j
-        self.accumulator = self.pull.at(self.tensor, delinearize(self.position, shape))
-        self._find_roots()
+        self.roots, self.later = [], []
 
     @property
     def avals(self) -> list[Aval]:
         return [t.aval for t in (*self.arguments, *self.results)]
 
-    # -- operands ---------------------------------------------------------------------------------------------------
-    def _left(self, which: Any, row: Any, batch: Sequence[int]) -> Scalar:
-        return self._element(self.left_tensor, which, batch, (self.k, row) if self.ta else (row, self.k))
-
-    def _right(self, which: Any, batch: Sequence[int]) -> Scalar:
-        return self._element(self.right_tensor, which, batch, (self.j, self.k) if self.tb else (self.k, self.j))
-
-    def _element(self, x: Tensor, which: Any, batch: Sequence[int], last: tuple) -> Scalar:
-        if self.k.extent == 0:
-            return self.pull.graph.constant(0, x.dtype)
-        lead = broadcast_index(Aval(x.shape[:-2], x.dtype), delinearize(which, tuple(batch)))
-        return self.pull.at(x, tuple(Index.of(v) for v in (*lead, *last)))
-
-    # -- results ----------------------------------------------------------------------------------------------------
-    def _find_roots(self) -> None:
-        self.roots: list[Root] = []
-        self.later: list[Root] = []
+    def results_at(self, position: Index) -> None:
+        """Find the results, the product's element lying at `position` of its row-major order."""
+        self.position = position
+        self.accumulator = self.pull.at(self.tensor, delinearize(position, self.tensor.shape))
         for n, tensor in enumerate(self.results, len(self.arguments)):
             x = tensor
             while id(x) in self.pull.producer and self.pull.producer[id(x)][0].record is reshape:
@@ -129,10 +106,48 @@ class Product:
         return all(n is self.accumulator for n in self._reads(node))
 
 
+class Product(Contraction):
+    """A kernel with one matmul: its operands and results as scalars over the variables b (batch), i, j and k."""
+
+    def __init__(self, function: Function):
+        super().__init__(function, matmul)
+        op, shape = self.op, self.tensor.shape
+        self.left_tensor, self.right_tensor = op.operands
+        self.ta, self.tb = op.attrs["ta"], op.attrs["tb"]
+        batch, (m, n) = shape[:-2], shape[-2:]
+        count = int(np.prod(batch, dtype=np.int64))
+        depth = self.left_tensor.shape[-2 if self.ta else -1]
+        self.b, self.i, self.j, self.k = Var("b", count), Var("i", m), Var("j", n), Var("k", depth)
+        if self.empty:
+            return
+        which = Index.of(self.b) if count != 1 else Index.of(0)
+        self.left, self.right = self._left(which, self.i, batch), self._right(which, batch)
+        if count > 1 and self.b not in self.right.free and depth:
+            # One matrix for the whole batch: the batch axes are more rows.
+            rows = Var("i", count * m)
+            flat = self._left(Index.of(rows) // m, Index.of(rows) % m, batch)
+            if flat.kind == "load" and flat.data[1].coefficient(rows) is not None:
+                self.left, self.i, self.b, which = flat, rows, Var("b", 1), Index.of(0)
+        self.results_at((which * self.i.extent + self.i) * n + self.j)
+
+    # -- operands ---------------------------------------------------------------------------------------------------
+    def _left(self, which: Any, row: Any, batch: Sequence[int]) -> Scalar:
+        return self._element(self.left_tensor, which, batch, (self.k, row) if self.ta else (row, self.k))
+
+    def _right(self, which: Any, batch: Sequence[int]) -> Scalar:
+        return self._element(self.right_tensor, which, batch, (self.j, self.k) if self.tb else (self.k, self.j))
+
+    def _element(self, x: Tensor, which: Any, batch: Sequence[int], last: tuple) -> Scalar:
+        if self.k.extent == 0:
+            return self.pull.graph.constant(0, x.dtype)
+        lead = broadcast_index(Aval(x.shape[:-2], x.dtype), delinearize(which, tuple(batch)))
+        return self.pull.at(x, tuple(Index.of(v) for v in (*lead, *last)))
+
+
 class StepBuilder:
     """The steps and temporaries of a product while they are made."""
 
-    def __init__(self, product: Product, body: ir.Block):
+    def __init__(self, product: Contraction, body: ir.Block):
         self.product, self.body = product, body
         self.steps: list[Step] = []
         self.temporaries = [Aval((product.tensor.aval.size,), product.dtype)] if product.later else []

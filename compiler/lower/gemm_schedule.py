@@ -76,7 +76,7 @@ def choose(batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, 
             lanes //= 2
         pack_a = _pack_a(m, n, depth, a, lanes)
         rows = 8 if not pack_a and _crowded(a) else m
-        tile = _choose_tile(min(rows, m), n, lanes, registers)
+        tile = choose_tile(min(rows, m), n, lanes, registers)
         in_place = b.plain and b.lane_stride == 1 and n >= tile.columns
         pack_b = not in_place or (ceil_div(m, tile.rows) > ROW_TILES and depth * n * b.size > L2_SHARE)
     return _blocks(batch, m, n, depth, size, tile, pack_a, pack_b, b)
@@ -98,7 +98,7 @@ def _pack_a(m: int, n: int, depth: int, a: Side, lanes: int) -> bool:
     return m > 8 and large and (many or a.depth_stride * a.size % 2048 == 0)
 
 
-def _choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
+def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
     """The tile whose estimated cycles for the whole product are fewest: two multiply-adds or two loads per cycle."""
     best, least = Tile(1, 1, lanes), float("inf")
     for vectors in (2, 1, 3, 4, 6, 8):

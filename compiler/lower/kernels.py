@@ -5,6 +5,7 @@ Elementwise producers are computed where the loop reads its operand, so `cumsum(
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -15,6 +16,7 @@ from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.loops import Lowered, Step, loop_function, over
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull
+from mlxir.compiler.lower.sort import lower_sort
 from mlxir.dialects.mlir import Function, Tensor, context, ir
 from mlxir.runtime.dtypes import bool_, int64, uint32
 from mlxir.runtime.errors import CompileError
@@ -213,12 +215,17 @@ def _slice_start(
     return valid, k.op("arith.index_cast", [total.value], INDEX)
 
 
-def lowering_of(function: Function) -> Callable[[Function, ir.Block], Lowered]:
-    """The lowering of the primitive with loops of its own in a kernel, by its kind."""
+def lowering_of(function: Function, vectors: bool) -> Callable[[Function, ir.Block], Lowered]:
+    """The lowering of the primitive with loops of its own in a kernel, by its kind.
+
+    With `vectors` the loops are those for a CPU, which has vector registers and few threads.
+    """
     record = next(op.record for op in function.read()[0] if op.record.lowering == "kernel")
     if record.kind not in _BY_KIND:
         raise CompileError(f"[lower] no loops are known for {record.name}")
+    if record.kind == "sort":
+        return functools.partial(lower_sort, vectors=vectors)
     return _BY_KIND[record.kind]
 
 
-_BY_KIND = {"scan": lower_scan, "argreduction": lower_argreduction, "indexing": lower_scatter}
+_BY_KIND = {"scan": lower_scan, "argreduction": lower_argreduction, "indexing": lower_scatter, "sort": None}

@@ -55,6 +55,7 @@ class Step(NamedTuple):
     work: float
     buffers: tuple[int, ...]
     writes: tuple[int, ...]  # those of `buffers` that it writes
+    symbol: str = ""  # of its code, once it has some
 
 
 class Lowered(NamedTuple):

@@ -8,6 +8,7 @@ from mlxir.compiler.lower.builder import _STORAGE, _TYPES, INDEX, Reg
 from mlxir.compiler.lower.emit import Emitter
 from mlxir.compiler.lower.index import Var
 from mlxir.dialects.mlir import context, ir
+from mlxir.dialects.mx import Primitive
 from mlxir.runtime.dtypes import Dtype, bool_, int64
 
 with context:
@@ -28,6 +29,9 @@ class VectorEmitter(Emitter):
                 return a
             b = self.constant_index(b)
         return self.k.op("arith.addi", [a, b], INDEX)
+
+    def minus(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.k.op("arith.subi", [a, b], INDEX)
 
     def times(self, a: ir.Value, n: int) -> ir.Value:
         return a if n == 1 else self.k.op("arith.muli", [a, self.constant_index(n)], INDEX)
@@ -79,6 +83,13 @@ class VectorEmitter(Emitter):
         """An inner loop of scalar code for LLVM to vectorise."""
         self.parallel(var, self._extent(extent), body)
 
+    def folded(
+        self, record: Primitive, var: Var, extent: ir.Value | int, dtype: Dtype, body: Callable[[], list[Reg]]
+    ) -> list[Reg]:
+        """The reduction by `record` of what `body` gives for each lane."""
+        loop = self._parallel(var, self._extent(extent), [self.neutral(record, dtype)], body, [(record, dtype)])
+        return [Reg(loop.results[0], dtype, self.k)]
+
     def _extent(self, extent: ir.Value | int) -> ir.Value:
         return self.constant_index(extent) if isinstance(extent, int) else extent
 
@@ -126,6 +137,9 @@ class VectorEmitter(Emitter):
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         return self.k.op("vector.fma", [a, b, c], c.type)
+
+    def multiply(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.k.op("arith.mulf", [a, b], a.type)
 
     def spread(self, scalar: ir.Value, lanes: int, dtype: Dtype) -> ir.Value:
         return self.k.op("vector.broadcast", [scalar], self.vector_type(lanes, dtype))

@@ -12,9 +12,11 @@ by its decomposition. Derivative operations carry the location of the primal ope
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mlxir.dialects.mlir import Function, Module, MxBuilder, Op, Tensor
+from mlxir.compiler.passes.functions import Builder, Functions
+from mlxir.dialects.mlir import Function, Op, Tensor
 from mlxir.dialects.mx import Primitive
 from mlxir.dialects.mx.control import StopGradient
 
@@ -23,11 +25,11 @@ def _has_rule(record: Primitive, rule: str) -> bool:
     return getattr(type(record), rule) is not getattr(Primitive, rule)
 
 
-class _Recorder(MxBuilder):
+class _Recorder(Builder):
     """A builder that keeps a tape of what it emits."""
 
-    def __init__(self, m: MxBuilder):
-        super().__init__(m.insertion)
+    def __init__(self, m: Builder):
+        super().__init__(m, m.functions)
         self.tape: list[tuple[Primitive, dict, list[Tensor], list[Tensor], Any]] = []
 
     def raw(self, record: Any, operands: Any, attrs: Any, avals: Any) -> list[Tensor]:
@@ -51,12 +53,12 @@ def _replay(ops: list[Op], env: dict[int, Tensor], tape: _Recorder, rule: str) -
         env.update((id(old), new) for old, new in zip(op.results, outs, strict=True))
 
 
-def vjp_function(module: Module, callee: Function, op: Op) -> Function:
+def vjp_function(functions: Functions, callee: Function, wrt: Sequence[int], seeded: Sequence[int]) -> Function:
     """`@f_vjp(*args, *cotangents of outputs[j] for j in seeded) -> (*outputs, *gradients of args[i] for i in wrt)`."""
-    wrt, seeded = op.attrs["wrt"], op.attrs["seeded"]
     ops, results = callee.read()
-    function = module.add_function(f"{callee.name}_vjp", [t.aval for t in op.operands])
-    m = _Recorder(function.builder_at_end())
+    parameters = [*[t.aval for t in callee.arguments], *[results[j].aval for j in seeded]]
+    function, plain = functions.new(f"{callee.name}_vjp", parameters)
+    m = _Recorder(plain)
     count = len(callee.arguments)
     for i, argument in enumerate(function.arguments):
         argument.m, argument.active = m, i in wrt
@@ -86,12 +88,12 @@ def vjp_function(module: Module, callee: Function, op: Op) -> Function:
     return function
 
 
-def jvp_function(module: Module, callee: Function, op: Op) -> Function:
+def jvp_function(functions: Functions, callee: Function, wrt: Sequence[int]) -> Function:
     """`@f_jvp(*args, *tangents of args[i] for i in wrt) -> (*outputs, *their tangents)`."""
-    wrt = op.attrs["wrt"]
     ops, results = callee.read()
-    function = module.add_function(f"{callee.name}_jvp", [t.aval for t in op.operands])
-    m = _Recorder(function.builder_at_end())
+    avals = [t.aval for t in callee.arguments]
+    function, plain = functions.new(f"{callee.name}_jvp", [*avals, *[avals[i] for i in wrt]])
+    m = _Recorder(plain)
     count = len(callee.arguments)
     for argument in function.arguments:
         argument.m = m

@@ -9,12 +9,13 @@ whose operands is batched is emitted as it was. A composite without a rule of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mlxir.dialects.mlir import Function, Module, MxBuilder, Op, Tensor
-from mlxir.dialects.mx import OpBuilder, Operators, Primitive
-
-UNMAPPED = -1
+from mlxir.compiler.passes.functions import Builder, Functions
+from mlxir.dialects.mlir import Function, Tensor
+from mlxir.dialects.mx import Aval, OpBuilder, Operators, Primitive
+from mlxir.dialects.mx.control import SUMMED, UNMAPPED
 
 Pair = tuple[Tensor, bool]
 """A value with whether it is batched."""
@@ -31,7 +32,7 @@ class _Example(Operators):
 class _Examples(OpBuilder):
     """Emits, for what is written about one example, the batched operations."""
 
-    def __init__(self, m: MxBuilder, size: int):
+    def __init__(self, m: Builder, size: int):
         self.m, self.size = m, size
 
     def emit(self, record: Primitive, operands: list[Any], attrs: dict) -> list[Any]:
@@ -47,16 +48,19 @@ class _Examples(OpBuilder):
         return list(zip(outs, list(mapped) * len(outs) if len(mapped) == 1 else mapped, strict=True))
 
 
-def vmap_function(module: Module, callee: Function, op: Op) -> Function:
-    """`@f_vmap(*args) -> outputs` with argument i mapped over `in_axes[i]` and output j over `out_axes[j]`."""
-    in_axes, out_axes, size = op.attrs["in_axes"], op.attrs["out_axes"], op.attrs["size"]
+def vmap_function(
+    functions: Functions, callee: Function, in_axes: Sequence[int], out_axes: Sequence[int], size: int
+) -> Function:
+    """`@f_vmap(*args) -> outputs` with argument i mapped over `in_axes[i]` and output j over `out_axes[j]`.
+
+    An output whose axis is SUMMED is the sum over the examples: a gradient of an argument that is not mapped.
+    """
     ops, results = callee.read()
-    function = module.add_function(f"{callee.name}_vmap", [t.aval for t in op.operands])
-    m = function.builder_at_end()
+    parameters = [_with_axis(t.aval, axis, size) for t, axis in zip(callee.arguments, in_axes, strict=True)]
+    function, m = functions.new(f"{callee.name}_vmap", parameters)
     examples = _Examples(m, size)
     env: dict[int, Pair] = {}
     for parameter, argument, axis in zip(callee.arguments, function.arguments, in_axes, strict=True):
-        argument.m = m
         mapped = axis != UNMAPPED
         env[id(parameter)] = (m.moved(argument, axis, 0) if mapped else argument, mapped)
     for inner in ops:
@@ -70,6 +74,10 @@ def vmap_function(module: Module, callee: Function, op: Op) -> Function:
             finals.append(value)
             continue
         value = value if mapped else m.broadcast(value, (size, *value.shape))
-        finals.append(m.moved(value, 0, axis))
+        finals.append(m.sum(value, axes=(0,)) if axis == SUMMED else m.moved(value, 0, axis))
     function.returns(finals)
     return function
+
+
+def _with_axis(aval: Aval, axis: int, size: int) -> Aval:
+    return aval if axis == UNMAPPED else Aval((*aval.shape[:axis], size, *aval.shape[axis:]), aval.dtype)

@@ -11,9 +11,10 @@ result, an
 - a reduction joins the one kernel that reads it if both walk the same rows;
 - a value that must exist in memory is one more result of a kernel that reads it, where their iteration spaces are the
 same;
-- a matmul takes the element kernel that reads it for its epilogue.
+- a contraction (matmul, conv) takes the element kernel that reads it for its epilogue.
 
-A join never makes kernels wait for each other in a circle.
+A join never makes kernels wait for each other in a circle. `depends` is no operation of a kernel: it makes the kernels
+that read its result wait (ordering.py).
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
+from mlxir.compiler.passes.ordering import Waits, without_depends
 from mlxir.dialects.mlir import Function, Module, Op, Tensor
 from mlxir.dialects.mx import Aval
+from mlxir.runtime.errors import CompileError
 
-VIEWS = ("transpose", "reshape", "broadcast_to")  # what a matmul reads through in place
+VIEWS = ("transpose", "reshape", "broadcast_to", "slice")  # what a contraction reads through in place
 MOST_BUFFERS = 28  # Metal binds at most 31
 
 
@@ -34,7 +37,7 @@ class Group:
     """A kernel in the making. `shape` is its full iteration space, `axes` the reduced ones (None: nothing is reduced).
     """
 
-    kind: str  # "loops", "matmul", "own" (scan, scatter, ...) or "library"
+    kind: str  # "loops", "own" (scan, scatter, ...), "library", or the name of a contraction or composite
     shape: tuple[int, ...]
     axes: tuple[int, ...] | None = None
     members: set[int] = field(default_factory=set)  # numbers of operations
@@ -83,8 +86,8 @@ class Fused(NamedTuple):
 def fuse(module: Module) -> Fused:
     """Fuse `main`."""
     main = module.find("main")
-    ops, results = main.read()
-    return _outline(main, ops, results, _Fusion(ops, results).groups)
+    ops, results, waits = without_depends(*main.read())
+    return _outline(main, ops, results, _Fusion(ops, results, waits).groups)
 
 
 def _sizes(a: Group, b: Group) -> tuple[int, ...]:
@@ -97,8 +100,8 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Fusion:
-    def __init__(self, ops: list[Op], results: list[Tensor]):
-        self.ops = ops
+    def __init__(self, ops: list[Op], results: list[Tensor], waits: Waits):
+        self.ops, self.waits = ops, waits
         self.users: dict[int, list[int]] = {}
         self.producer = {id(t): n for n, op in enumerate(ops) for t in op.results}
         for n, op in enumerate(ops):
@@ -121,15 +124,29 @@ class _Fusion:
         lowering = op.record.lowering
         if len(readers) > 1 and lowering in ("element", "reduce"):
             readers = self._united(op.results[0].aval.size, readers)
-        if lowering == "library" or (lowering == "kernel" and op.record.name != "matmul"):
-            kind = "library" if lowering == "library" else "own"
+        if lowering == "library" or (lowering == "kernel" and op.record.kind != "bilinear"):
+            kind = "library" if lowering == "library" else op.record.name if op.record.kind == "composite" else "own"
             self._materialize(n, Group(kind, op.results[0].shape), readers)
         elif lowering == "kernel":
-            self._place_matmul(n, op, readers)
+            self._place_contraction(n, op, readers)
         elif lowering == "reduce":
             self._place_reduction(n, op, readers)
         else:
             self._place_element(n, op, readers)
+        self._pass_on_waits(n, op)
+
+    def _waiting(self, n: int) -> list[Group]:
+        """The kernels that wait for a result of operation n."""
+        waiters = sorted({w for t in self.ops[n].results for w in self.waits.get(id(t), ())})
+        return list(dict.fromkeys(g for w in waiters for g in self.homes[w]))
+
+    def _pass_on_waits(self, n: int, op: Op) -> None:
+        """What waits for a value that no kernel stores waits for what the value is computed from."""
+        if any(n in g.outputs for g in self.homes[n]):
+            return
+        for t in op.results:
+            for operand in op.operands if id(t) in self.waits else ():
+                self.waits.setdefault(id(operand), set()).update(self.waits[id(t)])
 
     def _readers(self, op: Op) -> list[Group]:
         found: dict[Group, None] = {}
@@ -191,19 +208,24 @@ class _Fusion:
                 reader = self.ops[user].record
                 if reader.lowering == "library":
                     return True
-                if reader.name == "matmul" and op.record.name not in VIEWS:
-                    return True
-                if reader.name in VIEWS and self._feeds_matmul(user) and op.record.name not in VIEWS:
+                if op.record.name in VIEWS:
+                    continue
+                if self._takes_from_memory(user, t) or (reader.name in VIEWS and self._feeds_contraction(user)):
                     return True
         return False
 
-    def _feeds_matmul(self, n: int) -> bool:
+    def _feeds_contraction(self, n: int) -> bool:
         for t in self.ops[n].results:
             for user in self.users.get(id(t), ()):
                 name = self.ops[user].record.name
-                if name == "matmul" or (name in VIEWS and self._feeds_matmul(user)):
+                if self._takes_from_memory(user, t) or (name in VIEWS and self._feeds_contraction(user)):
                     return True
         return False
+
+    def _takes_from_memory(self, n: int, t: Tensor) -> bool:
+        """Whether operation n has loops of its own that read `t` again and again."""
+        op = self.ops[n]
+        return op.record.kind == "bilinear" or any(op.operands[i] is t for i in op.record.direct)
 
     def _place_element(self, n: int, op: Op, readers: list[Group]) -> None:
         size = op.results[0].aval.size
@@ -302,30 +324,38 @@ class _Fusion:
                         return False
         return True
 
-    def _place_matmul(self, n: int, op: Op, readers: list[Group]) -> None:
+    def _place_contraction(self, n: int, op: Op, readers: list[Group]) -> None:
         shape = op.results[0].shape
+        # The sums of a convolution may be written in another order of axes: its gradients are transposed.
+        form = sorted if op.record.name == "conv" else tuple
+        extents = form(_squeezed(shape))
         hosts = [
             g for g in readers
-            if g.kind == "loops" and g.axes is None and _squeezed(g.shape) == _squeezed(shape)
-            and all(_squeezed(self.ops[o].results[0].shape) == _squeezed(shape) for o in g.outputs)
-            and all(self._reads_in_place(u, g) for u in self.users.get(id(op.results[0]), ()) if u in g.members)
+            if g.kind == "loops" and g.axes is None and form(_squeezed(g.shape)) == extents
+            and all(form(_squeezed(self.ops[o].results[0].shape)) == extents for o in g.outputs)
+            and all(self._reads_in_place(u, g, form is sorted)
+                    for u in self.users.get(id(op.results[0]), ()) if u in g.members)
         ]  # fmt: skip
         for g in hosts:
             others = [r for r in readers if r is not g]
+            stored = bool(others) or id(op.results[0]) in self.final
+            others += [w for w in self._waiting(n) if w is not g and stored]
             if any(g.depends_on(r) for r in others):
                 continue
-            g.kind, g.shape = "matmul", shape
+            g.kind, g.shape = op.record.name, shape
             g.members.add(n)
             self.homes[n] = [g]
-            if others or id(op.results[0]) in self.final:
+            if stored:
                 g.outputs.append(n)
                 for r in others:
                     r.after.add(g)
             return
-        self._materialize(n, Group("matmul", shape), readers)
+        self._materialize(n, Group(op.record.name, shape), readers)
 
-    def _reads_in_place(self, n: int, g: Group) -> bool:
-        """Whether operation n, and what leads from it to the results of `g`, works at the index of its operand."""
+    def _reads_in_place(self, n: int, g: Group, transposed: bool) -> bool:
+        """Whether operation n, and what leads from it to the results of `g`, works at the index of its operand (or at
+        that of the operand transposed).
+        """
         todo, seen = [n], set()
         while todo:
             m = todo.pop()
@@ -335,7 +365,7 @@ class _Fusion:
             op = self.ops[m]
             in_place = op.record.kind in ("elementwise", "control") or (
                 op.record.name == "reshape" and _squeezed(op.operands[0].shape) == _squeezed(op.results[0].shape)
-            )
+            ) or (transposed and op.record.name == "transpose")
             if not in_place:
                 return False
             todo += [u for t in op.results for u in self.users.get(id(t), ())]
@@ -348,7 +378,7 @@ class _Fusion:
         for g in readers:
             if not self._accepts(g, n, shape, axes):
                 continue
-            others = [r for r in readers if r is not g]
+            others = [r for r in (*readers, *self._waiting(n)) if r is not g]
             if any(g.depends_on(r) for r in others):
                 continue
             if axes is not None:
@@ -375,8 +405,6 @@ class _Fusion:
             return False
         if axes is not None:
             return self._same_rows(g, shape, axes) and self._aligned(n, g, shape, axes)
-        if g.kind == "matmul":
-            return False
         return g.kind == "loops" and shape in (g.shape, g.rows)
 
     def _materialize(self, n: int, g: Group, readers: list[Group]) -> None:
@@ -384,7 +412,7 @@ class _Fusion:
         g.outputs.append(n)
         self.groups.append(g)
         self.homes[n] = [g]
-        for r in readers:
+        for r in (*readers, *self._waiting(n)):
             r.after.add(g)
 
     # -- kernels side by side -----------------------------------------------------------------------------------------
@@ -416,20 +444,30 @@ class _Fusion:
 
 
 def _ordered(groups: list[Group]) -> list[Group]:
-    """Each kernel after those it reads from."""
+    """Each kernel after those it reads from or waits for, otherwise in the order of the program.
+
+    A kernel has the place of its last operation: its first may be one of the forward pass that a kernel of the backward
+    pass computes again, and a kernel that runs before it is needed keeps its results, and postpones what would free
+    others.
+    """
     order: list[Group] = []
     done: set[Group] = set()
-
-    def visit(g: Group) -> None:
+    begun: set[Group] = set()
+    place = {g: max(g.members) for g in groups}
+    stack = sorted(groups, key=lambda g: place[g], reverse=True)
+    while stack:
+        g = stack[-1]
+        before = sorted(g.after - done, key=lambda b: place[b], reverse=True)
         if g in done:
-            return
-        done.add(g)
-        for before in sorted(g.after, key=lambda b: min(b.members)):
-            visit(before)
-        order.append(g)
-
-    for g in sorted(groups, key=lambda g: min(g.members)):
-        visit(g)
+            stack.pop()
+        elif not before:
+            done.add(g)
+            order.append(stack.pop())
+        elif g in begun:
+            raise CompileError("[fuse] kernels wait for each other in a circle")
+        else:
+            begun.add(g)
+            stack += before
     return order
 
 
@@ -440,8 +478,14 @@ def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[
     avals = [t.aval for t in main.arguments]
     launches: list[Launch] = []
     kernels: list[Function | None] = []
+    renamed = _renamed(ops, results, groups)
     for g in groups:
         members = [ops[n] for n in sorted(g.members)]
+        if g in renamed:
+            (old,), (new,) = members[0].operands, members[0].results
+            number = values[id(new)] = values[id(old)]
+            avals[number] = new.aval
+            continue
         outputs = [ops[n] for n in sorted(g.outputs)]
         written = [t for op in outputs for t in op.results]
         made = {id(t) for op in members for t in op.results}
@@ -472,6 +516,22 @@ def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[
     return Fused(fused, launches, avals, len(main.arguments), outputs_of_main)
 
 
+def _renamed(ops: list[Op], results: list[Tensor], groups: list[Group]) -> set[Group]:
+    """Kernels that would only copy what another one has stored, under another shape: the value is that one's then."""
+    final = {id(t) for t in results}
+    stored = {id(t) for g in groups if g.kind != "library" for n in g.outputs for t in ops[n].results}
+    taken = {id(t) for g in groups if g.kind == "library" for n in g.members for t in ops[n].operands} | final
+    found: set[Group] = set()
+    for g in groups:
+        op = ops[min(g.members)]
+        if g.kind == "loops" and len(g.members) == 1 and op.record.name == "reshape":
+            (old,), (new,) = op.operands, op.results
+            if id(old) in stored - taken and (id(new) not in taken or id(new) in final):
+                taken.add(id(old))
+                found.add(g)
+    return found
+
+
 def _kernel_name(members: list[Op]) -> str:
     """From its most telling operations, in order: reductions, contractions and expensive functions, else all.
 
@@ -500,10 +560,11 @@ def _write_main(
     env = dict(enumerate(function.arguments))
     for launch, kernel in zip(launches, kernels, strict=True):
         operands = [env[i] for i in launch.operands]
-        types = [avals[i] for i in launch.results]
         if kernel is None:
+            types = [avals[i] for i in launch.results]
             outs = builder.raw(launch.op.record, operands, launch.op.attrs, types)
         else:
-            outs = builder.call(kernel.name, operands, types)
+            operands = [builder.reshaped(t, a.shape) for t, a in zip(operands, kernel.arguments, strict=True)]
+            outs = builder.call(kernel.name, operands, kernel.result_avals)
         env.update(zip(launch.results, outs, strict=True))
-    function.returns([env[i] for i in outputs])
+    function.returns([builder.reshaped(env[i], avals[i].shape) for i in outputs])

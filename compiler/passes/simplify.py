@@ -134,8 +134,8 @@ def _transposed_operand(op: _View, m: MxBuilder) -> Tensor | None:
 
 
 def _decomposed(op: _View, m: MxBuilder) -> Tensor | None:
-    """A composite becomes its parts."""
-    if op.record.kind != "composite":
+    """A composite becomes its parts, but where it has a kernel."""
+    if op.record.kind != "composite" or op.record.lowering is not None:
         return None
     return op.record.decompose(m, *op.operands, **op.attrs)[0]
 

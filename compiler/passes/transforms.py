@@ -3,30 +3,34 @@
     %l, %g = "mx.vjp"(%x, %ct) {callee = @f, wrt = [0]}    ->    the body of @f_vjp, inlined
 
 A callee is expanded before the operation that names it, so the pass of each transform (autodiff, batching) sees plain
-primitives only:
-that is why any nesting works.
+primitives and calls (custom functions, checkpoints) only: that is why any nesting works. A call stays in a function
+that may be differentiated or batched, because it has rules of its own for that; what is left of calls in `main` at the
+end is replaced by the bodies of their functions.
 """
 
 from __future__ import annotations
 
 from mlxir.compiler.passes import autodiff, batching
+from mlxir.compiler.passes.functions import Functions
 from mlxir.compiler.passes.inline import inline_call
-from mlxir.dialects.mlir import Function, Module
+from mlxir.dialects.mlir import Function, Module, Symbol
+from mlxir.dialects.mx.control import Call
 
 EXPANSIONS = {"vjp": autodiff.vjp_function, "jvp": autodiff.jvp_function, "vmap": batching.vmap_function}
 
 
 def expand_transforms(module: Module) -> None:
     """Leaves `main` alone in the module, free of transforms and calls."""
-    done: set[str] = set()
     main = module.find("main")
-    _expand(module, main, done)
+    _expand(Functions(module, EXPANSIONS), main, set())
+    _inline_calls(module, main, set())
     for function in list(module.functions()):
         if function.name != "main":
-            function.operation.erase()
+            module.remove(function)
 
 
-def _expand(module: Module, function: Function, done: set[str]) -> None:
+def _expand(functions: Functions, function: Function, done: set[str]) -> None:
+    """Expand the transforms of a function, after those of the functions that it names."""
     if function.name in done:
         return
     done.add(function.name)
@@ -34,7 +38,21 @@ def _expand(module: Module, function: Function, done: set[str]) -> None:
     for op in ops:
         if op.record.kind != "transform":
             continue
-        callee = module.find(op.attrs["callee"])
-        _expand(module, callee, done)
-        derived = EXPANSIONS[op.record.name](module, callee, op)
-        inline_call(function, op, derived)
+        for name in op.attrs.values():
+            if isinstance(name, Symbol):
+                _expand(functions, functions.module.find(name), done)
+        if not isinstance(op.record, Call):
+            inline_call(function, op, functions.derived(op.record.name, **op.attrs))
+
+
+def _inline_calls(module: Module, function: Function, done: set[str]) -> None:
+    """Replace each call of a function by the body of its callee, from which calls are gone already."""
+    if function.name in done:
+        return
+    done.add(function.name)
+    ops, _ = function.read()
+    for op in ops:
+        if isinstance(op.record, Call):
+            callee = module.find(op.attrs["callee"])
+            _inline_calls(module, callee, done)
+            inline_call(function, op, callee)

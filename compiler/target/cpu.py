@@ -1,35 +1,34 @@
-"""The CPU target: loops -> LLVM IR -> object code.
+"""The CPU target: loops -> LLVM IR.
 
     func.func @softmax(%x, %out) { scf.parallel (%row) = 0 to 4096 {...} }
-      -> define void @softmax(ptr noalias %x, ptr noalias %out, i64 %lo, i64 %hi)   one thread's share of the iterations
+      -> define internal void @softmax(ptr noalias %x, ptr noalias %out, i64 %lo, i64 %hi)   one thread's share of it
+         define void @SYMBOL(i64 %lo, i64 %hi, ptr %buffers)                                 what the launcher calls
 
-The entry `mlxir_run(buffers, arena, threads)` runs the steps in order, each over the threads through the OpenMP
-runtime's ABI (`GOMP_parallel`,
-which libgomp, libomp and libiomp5 export) if its work pays for them. Loops are vectorised by LLVM; transcendental
-functions of float32 are the
-polynomials of mathlib, inlined before that.
+Kernels know nothing of each other. `LAUNCHER` is the same for all programs: it walks a program's list of launches and
+runs each over the threads through the OpenMP runtime's ABI (`GOMP_parallel`, which libgomp, libomp and libiomp5
+export) if its work pays for them. Loops are vectorised by LLVM; transcendental functions of float32 are the polynomials
+of mathlib, inlined before that.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any
-
-import llvmlite.binding as llvm
 
 from mlxir.compiler.lower import mathlib
 from mlxir.compiler.lower.loops import Step
-from mlxir.compiler.lower.plan import Place, Plan
+from mlxir.compiler.lower.plan import NativeLaunch, Place
 from mlxir.compiler.lower.scalar_math import define_math_function
+from mlxir.compiler.target.codegen import compiled
 from mlxir.compiler.target.llvm_text import to_llvmlite
 from mlxir.dialects.mlir import context, ir, run_passes, to_llvm
+from mlxir.runtime.launch import Launch, Object
 
 GRAIN = 1 << 18  # simple operations that are worth another thread: waking one takes about 5 us
-PIPELINE = (
-    "convert-vector-to-scf,convert-scf-to-cf,convert-math-to-llvm,convert-vector-to-llvm,convert-math-to-libm,expand-strided-metadata,"
-    "lower-affine,convert-arith-to-llvm,finalize-memref-to-llvm{use-generic-functions=0},"
-    "convert-func-to-llvm{use-bare-ptr-memref-call-conv=1},convert-cf-to-llvm,reconcile-unrealized-casts"
-)
+_FUNCTIONS = "convert-func-to-llvm{use-bare-ptr-memref-call-conv=1}"
+# Vectors have one dimension, and memrefs one and no views: `convert-to-llvm` alone takes the rest.
+PIPELINE = f"convert-scf-to-cf,{_FUNCTIONS},convert-to-llvm,reconcile-unrealized-casts"
+LIBM = f"convert-math-to-libm,{_FUNCTIONS},reconcile-unrealized-casts"  # float64 functions that LLVM has no name for
 MATH = {
     "exp": "exp", "exp2": "exp2", "expm1": "expm1", "log": "log", "log2": "log2", "log10": "log10", "log1p": "log1p",
     "sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2",
@@ -38,30 +37,47 @@ MATH = {
 }  # fmt: skip
 
 
-class CpuCode:
-    """What the target made: LLVM IR as text, and object code and assembly from it."""
-
-    def __init__(self, text: str, machine: Any, module: Any):
-        self.text, self._machine, self._module = text, machine, module
-
-    def object_code(self) -> bytes:
-        return self._machine.emit_object(self._module)
-
-    def assembly(self) -> str:
-        return self._machine.emit_assembly(self._module)
-
-
-def generate(loops: ir.Module, steps: Sequence[Step], plan: Plan) -> CpuCode:
-    """Code for the lowered steps; `loops` is consumed."""
+def llvm_text(loops: ir.Module, steps: Sequence[Step]) -> str:
+    """LLVM IR of the lowered steps, one external function `step.symbol` for each; `loops` is consumed."""
     with context, ir.Location.unknown():
         _map_parallel_loops(loops)
-        _expand_math(loops)
+        rest = _expand_math(loops)
         run_passes(loops, PIPELINE)
+        if rest:
+            run_passes(loops, LIBM)
         text = to_llvmlite(to_llvm(loops))
-    # Internal: a kernel lives on only as inlined into its thunk.
-    text = "\n".join([text.replace("define void @mx_", "define internal void @mx_"), *_entries(steps, plan)])
-    module, machine = _optimise(text)
-    return CpuCode(text, machine, module)
+    text = text.replace("define void @mx_", "define internal void @mx_")
+    text = text.replace("define float @mlxir_", "define internal float @mlxir_")
+    return "\n".join([text, *map(_thunk, steps)])
+
+
+def _thunk(step: Step) -> str:
+    """Calls a kernel with the buffers of a table. It is not inlined: `noalias` is dear except on parameters."""
+    count = len(step.buffers)
+    lines = [f"define void @{step.symbol}(i64 %lo, i64 %hi, ptr %buffers) {{"]
+    for i in range(count):
+        lines += [f"  %p{i} = getelementptr ptr, ptr %buffers, i64 {i}", f"  %b{i} = load ptr, ptr %p{i}, align 8"]
+    arguments = "".join([f"ptr %b{i}, " for i in range(count)])
+    return "\n".join([*lines, f"  call void @{step.name}({arguments}i64 %lo, i64 %hi) noinline", "  ret void", "}"])
+
+
+def code_of(text: str, steps: Sequence[Step]) -> Object:
+    """The object code of `llvm_text`."""
+    code = compiled(text)
+    return Object(hashlib.sha256(code).hexdigest(), tuple([s.symbol for s in steps]), code)
+
+
+def launch_of(launch: NativeLaunch) -> Launch:
+    """What the launcher needs to know of a step: how it is shared among threads, and its buffers."""
+    step = launch.step
+    useful = max(1, min(step.extent, int(step.extent * step.work / GRAIN), 1 << 20))
+    align = 16 if step.extent >= 1024 else 1
+    return Launch(step.symbol, step.extent, align, useful, tuple(map(_encoded, launch.places)))
+
+
+def _encoded(place: Place) -> int:
+    """An offset in the arena, or the complement of an entry of the table."""
+    return place.at if place.kind == "arena" else ~place.at
 
 
 def _map_parallel_loops(loops: ir.Module) -> None:
@@ -83,14 +99,22 @@ def _map_parallel_loops(loops: ir.Module) -> None:
         parallel.operands[0], parallel.operands[1] = low, high
 
 
-def _expand_math(loops: ir.Module) -> None:
-    """float32 operations of the math dialect become calls of mathlib's functions, which LLVM inlines."""
+def _expand_math(loops: ir.Module) -> bool:
+    """float32 operations of the math dialect become calls of mathlib's functions, which LLVM inlines.
+
+    Returns whether operations on other types are left.
+    """
     f32 = ir.F32Type.get()
     found: list[ir.Operation] = []
+    rest = False
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name.startswith("math.") and operation.name[5:] in MATH and operation.results[0].type == f32:
-            found.append(operation)
+        nonlocal rest
+        if operation.name.startswith("math.") and operation.name[5:] in MATH:
+            if operation.results[0].type == f32:
+                found.append(operation)
+            else:
+                rest = True
         return ir.WalkResult.ADVANCE
 
     loops.operation.walk(visit)
@@ -111,18 +135,19 @@ def _expand_math(loops: ir.Module) -> None:
         )
         operation.results[0].replace_all_uses_with(call.result)
         operation.erase()
+    return rest
 
 
-# -- the entry -------------------------------------------------------------------------------------------------------
-PRELUDE = """
+# -- the launcher ----------------------------------------------------------------------------------------------------
+LAUNCHER = """
 %mlxir.task = type { ptr, i64, i64, ptr }
 
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
 
-; LLVM may fold double -> float -> half to one libcall, which lives in compiler-rt: bring our own.
-define weak half @__truncdfhf2(double %d) {
+; LLVM may fold double -> float -> half to one libcall, which lives in compiler-rt: kernels are linked with these.
+define half @__truncdfhf2(double %d) {
   %slot = alloca float
   %f = fptrunc double %d to float
   store volatile float %f, ptr %slot
@@ -130,7 +155,7 @@ define weak half @__truncdfhf2(double %d) {
   %h = fptrunc float %g to half
   ret half %h
 }
-define weak bfloat @__truncdfbf2(double %d) {
+define bfloat @__truncdfbf2(double %d) {
   %slot = alloca float
   %f = fptrunc double %d to float
   store volatile float %f, ptr %slot
@@ -189,60 +214,56 @@ fork:
   call void @GOMP_parallel(ptr @mlxir.share, ptr %mlxir.task, i32 %T, i32 0)
   ret void
 }
+
+; A program is a list of 64-bit words: the most buffers of a launch, then the launches, then 0. A launch is its
+; function, its iterations, `align`, the threads that pay, the number of its buffers, and these: offsets in the arena,
+; or complements of entries of the table.
+define void @mlxir_run(ptr %program, ptr %table, ptr %arena, i32 %threads) {
+entry:
+  %most = load i64, ptr %program
+  %buffers = alloca ptr, i64 %most, align 16
+  %first = getelementptr i64, ptr %program, i64 1
+  br label %next
+next:
+  %at = phi ptr [ %first, %entry ], [ %after, %go ]
+  %fn = load ptr, ptr %at
+  %end = icmp eq ptr %fn, null
+  br i1 %end, label %done, label %launch
+launch:
+  %np = getelementptr i64, ptr %at, i64 1
+  %n = load i64, ptr %np
+  %ap = getelementptr i64, ptr %at, i64 2
+  %align = load i64, ptr %ap
+  %up = getelementptr i64, ptr %at, i64 3
+  %useful = load i32, ptr %up
+  %cp = getelementptr i64, ptr %at, i64 4
+  %count = load i64, ptr %cp
+  %places = getelementptr i64, ptr %at, i64 5
+  br label %more
+more:
+  %i = phi i64 [ 0, %launch ], [ %i1, %place ]
+  %left = icmp ult i64 %i, %count
+  br i1 %left, label %place, label %go
+place:
+  %pp = getelementptr i64, ptr %places, i64 %i
+  %p = load i64, ptr %pp
+  %inside = icmp sge i64 %p, 0
+  %index = xor i64 %p, -1
+  %offset = getelementptr i8, ptr %arena, i64 %p
+  %entry_at = getelementptr ptr, ptr %table, i64 %index
+  %from = select i1 %inside, ptr %program, ptr %entry_at
+  %given = load ptr, ptr %from
+  %b = select i1 %inside, ptr %offset, ptr %given
+  %slot = getelementptr ptr, ptr %buffers, i64 %i
+  store ptr %b, ptr %slot
+  %i1 = add i64 %i, 1
+  br label %more
+go:
+  call void @mlxir.launch(ptr %fn, i64 %n, i64 %align, i32 %useful, i32 %threads, ptr %buffers)
+  %after = getelementptr i64, ptr %places, i64 %count
+  br label %next
+done:
+  ret void
+}
 """
 
-
-def _entries(steps: Sequence[Step], plan: Plan) -> list[str]:
-    """LLVM text: a thunk per step that unpacks its buffers, and one entry per run of native steps."""
-    lines = [PRELUDE]
-    for step in steps:
-        lines += [f"define internal void @{step.name}.thunk(i64 %lo, i64 %hi, ptr %buffers) {{"]
-        for i in range(len(step.buffers)):
-            lines += [f"  %p{i} = getelementptr ptr, ptr %buffers, i64 {i}", f"  %b{i} = load ptr, ptr %p{i}, align 8"]
-        arguments = "".join(f"ptr %b{i}, " for i in range(len(step.buffers)))
-        lines += [f"  call void @{step.name}({arguments}i64 %lo, i64 %hi)", "  ret void", "}"]
-    for number, segment in enumerate(plan.native_segments()):
-        lines += [f"define void @mlxir_run_{number}(ptr %table, ptr %arena, i32 %threads) {{"]
-        most = max((len(launch.places) for launch in segment), default=1)
-        lines += [f"  %buffers = alloca [{most} x ptr], align 16"]
-        for n, launch in enumerate(segment):
-            for i, place in enumerate(launch.places):
-                lines += _address(f"a{n}_{i}", place)
-                slot = f"%s{n}_{i}"
-                lines += [f"  {slot} = getelementptr ptr, ptr %buffers, i64 {i}", f"  store ptr %a{n}_{i}, ptr {slot}"]
-            step = launch.step
-            useful = max(1, min(step.extent, int(step.extent * step.work / GRAIN)))
-            align = 16 if step.extent >= 1024 else 1
-            lines += [
-                f"  call void @mlxir.launch(ptr @{step.name}.thunk, i64 {step.extent}, i64 {align},"
-                f" i32 {min(useful, 1 << 20)}, i32 %threads, ptr %buffers)"
-            ]
-        lines += ["  ret void", "}"]
-    return lines
-
-
-def _address(name: str, place: Place) -> list[str]:
-    if place.kind == "arena":
-        return [f"  %{name} = getelementptr i8, ptr %arena, i64 {place.at}"]
-    return [f"  %{name}.p = getelementptr ptr, ptr %table, i64 {place.at}", f"  %{name} = load ptr, ptr %{name}.p"]
-
-
-def _optimise(text: str) -> tuple[Any, Any]:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(text)
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
-        codemodel="jitdefault",
-        jit=True,
-    )
-    module.triple, module.data_layout = machine.triple, str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    # Interleaving is the vectoriser's; further unrolling and SLP cost compile time and gain nothing on these loops.
-    options.loop_vectorization, options.slp_vectorization, options.loop_unrolling = True, False, False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return module, machine

@@ -63,12 +63,7 @@ class Matmul(Primitive):
         return [da, db]
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
-        rank = max(len(a.shape) - b for a, b in zip(args, batched, strict=True))
-        aligned = [
-            m.reshaped(a, (size,) + (1,) * (rank + 1 - len(a.shape)) + tuple(a.shape[1:])) if b else a
-            for a, b in zip(args, batched, strict=True)
-        ]
-        return m.emit(self, aligned, attrs), [True]
+        return m.emit(self, m.batch_aligned(size, args, batched), attrs), [True]
 
 
 matmul = Matmul("matmul", ("ta", "tb"))

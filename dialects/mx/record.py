@@ -9,12 +9,13 @@ Rules (`jvp`, `vjp`, `vmap`, `decompose`) are written against a builder `m` of `
 emits one operation and returns a handle with `.shape`, `.dtype` and the usual operators. The same rules thus run in
 every pass.
 
-Lowering comes in one of four forms, named by `Primitive.lowering`:
+Lowering comes in one of five forms, named by `Primitive.lowering`:
 
     element   the value at one index, from the operands' values at indices   (fuses with everything)
     reduce    a combine over some axes                                       (fuses as the loop of a kernel)
     kernel    loops of its own, written in compiler/lower (matmul, scan, scatter)
     library   a step that the host runs through the reference implementation (sort, LAPACK, ...)
+    alias     no code: the result is the operand, in its place (depends)
 
 A composite has none: a pass replaces it by its decomposition.
 """
@@ -61,6 +62,8 @@ class Primitive:
     kind = "primitive"
     lowering: str | None = None
     operands: tuple[str, ...] = ("x",)  # names; one starting with * stands for any number of operands of one type
+    outputs: tuple[str, ...] = ("out",)  # names of the results
+    direct: tuple[int, ...] = ()  # of a composite's kernel: operands that must lie in memory, the others it may compute
     element: Any  # what single kinds add; `lowering` and `kind` say which
     decompose: Any
     combine: Any
@@ -143,6 +146,23 @@ class OpBuilder:
         setattr(self, name, call)
         return call
 
+    # -- functions of the module, for the rules of calls ------------------------------------------------------------
+    def derived(self, transform: str, callee: str, **attrs: Any) -> str:
+        """The name of the function that a transform (`vjp`, `jvp`, `vmap`, with its attributes) makes of `callee`."""
+        raise NotImplementedError
+
+    def inlined(self, callee: str, operands: Sequence[Any]) -> list[Any]:
+        """The results of a function at `operands`, by emitting its operations."""
+        raise NotImplementedError
+
+    def parameter_avals(self, callee: str) -> list[Aval]:
+        """The types of a function's parameters."""
+        raise NotImplementedError
+
+    def result_avals(self, callee: str) -> list[Aval]:
+        """The types of a function's results."""
+        raise NotImplementedError
+
     # -- small conveniences of rules, all in terms of primitives ----------------------------------------------------
     def scalar(self, value: Any, dtype: Dtype) -> Any:
         """A rank-0 constant."""
@@ -188,6 +208,14 @@ class OpBuilder:
         for axis in sorted(axes):
             shape.insert(axis, 1)
         return self.reshaped(x, tuple(shape))
+
+    def batch_aligned(self, size: int, args: list[Any], batched: list[bool]) -> list[Any]:
+        """Operands of one vmapped operation that broadcasts: batch axes in front of equally many others."""
+        rank = max(len(a.shape) - b for a, b in zip(args, batched, strict=True))
+        return [
+            self.reshaped(a, (size,) + (1,) * (rank + 1 - len(a.shape)) + tuple(a.shape[1:])) if b else a
+            for a, b in zip(args, batched, strict=True)
+        ]
 
     def add_any(self, a: Any, b: Any) -> Any:
         """Sum of two tangents or cotangents of which either may be a symbolic zero."""
@@ -238,15 +266,19 @@ class Operators:
 def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
     """NumPy's broadcasting rule. Raises ShapeError naming the operation and all shapes."""
     first = shapes[0]
-    if all(s == first for s in shapes):
+    if all(len(s) == len(first) and s == first for s in shapes):
         return first
-    rank = max(map(len, shapes))
-    out = []
-    for i in range(rank):
-        dims = {s[i - rank + len(s)] for s in shapes if i - rank + len(s) >= 0} - {1}
-        if len(dims) > 1:
-            raise ShapeError(f"[{name}] Shapes {' and '.join(map(str, shapes))} cannot be broadcast.")
-        out.append(dims.pop() if dims else 1)
+    out: list[int] = []
+    for i in range(-max(map(len, shapes)), 0):
+        size = None
+        # Sizes may be symbolic: each comparison is one that decides.
+        for n in [s[i] for s in shapes if len(s) >= -i]:
+            if n is size or n == 1:
+                continue
+            if size is not None and n != size:
+                raise ShapeError(f"[{name}] Shapes {' and '.join(map(str, shapes))} cannot be broadcast.")
+            size = n
+        out.append(1 if size is None else size)
     return tuple(out)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mlxir.runtime.dtypes import uint32
+from mlxir.runtime.dtypes import int32, uint32
 from mlxir.runtime.errors import ShapeError
 
+from .indexing import put_along
 from .record import Aval, OpBuilder, Primitive
+from .recurrence import recurrence, shifted
 from .reduce import _highest, _lowest
 
 
@@ -63,74 +65,90 @@ def _cumsum_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> An
     return m.cumsum(ct, **_opposite(attrs))
 
 
-def _pairwise(m: OpBuilder, x: Any, attrs: dict) -> tuple[Any, Any, int]:
-    """The scan as a masked table: `(x with a new axis, mask[i, j] = element j takes part in result i, that axis)`."""
-    axis, n, rank = attrs["axis"], x.shape[attrs["axis"]], len(x.shape)
-    ramp = m.arange(start=0, step=1, length=n, dtype=uint32)
-    i, j = m.reshaped(ramp, (n, 1)), m.reshaped(ramp, (1, n))
-    first, second = (j, i) if attrs["reverse"] else (i, j)
-    mask = m.greater_equal(first, second) if attrs["inclusive"] else m.greater(first, second)
-    shape = [1] * (rank + 1)
-    shape[axis], shape[axis + 1] = n, n
-    return m.expanded(x, [axis]), m.reshaped(mask, tuple(shape)), axis + 1
+def _inclusive_cotangent(m: OpBuilder, ct: Any, attrs: dict) -> Any:
+    """The cotangent of the inclusive scan: the exclusive one is that, moved on by a place."""
+    return ct if attrs["inclusive"] else shifted(m, ct, attrs["axis"], 1, 0, not attrs["reverse"])
 
 
-def _cumprod_table(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int]:
-    """d out_i / d x_j = the product of the other participating elements: exact where elements are zero, O(n^2) memory.
-    """
-    wide, mask, axis = _pairwise(m, x, attrs)
-    shape = tuple(x.shape[:axis]) + (x.shape[axis - 1],) + tuple(x.shape[axis:])
-    factors = m.select(m.broadcast(mask, shape), m.broadcast(wide, shape), m.full(value=1, shape=shape, dtype=x.dtype))
-    left = m.cumprod(factors, axis=axis, reverse=False, inclusive=False)
-    right = m.cumprod(factors, axis=axis, reverse=True, inclusive=False)
-    return m.select(m.broadcast(mask, shape), left * right, m.full(value=0, shape=shape, dtype=x.dtype)), axis
+def _scanned_tangent(m: OpBuilder, t: Any, attrs: dict) -> Any:
+    """The tangent of the scan as it was asked for, from that of the inclusive one."""
+    return t if attrs["inclusive"] else shifted(m, t, attrs["axis"], 1, 0, attrs["reverse"])
+
+
+def _before(m: OpBuilder, x: Any, attrs: dict) -> Any:
+    """The product of the elements before each."""
+    return m.cumprod(x, axis=attrs["axis"], reverse=attrs["reverse"], inclusive=False)
 
 
 def _cumprod_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
-    table, axis = _cumprod_table(m, out, x, attrs)
-    return m.sum(m.conjugated(table) * m.expanded(ct, [axis]), axes=(axis - 1,))
+    """(product before j) * h[j], where h[j] = sum over i >= j of ct[i] * (product from j+1 to i)
+    = ct[j] + x[j+1] * h[j+1]: exact where elements are zero.
+    """
+    axis, back, factors = attrs["axis"], not attrs["reverse"], m.conjugated(x)
+    following = shifted(m, factors, axis, 1, 0, back)
+    return _before(m, factors, attrs) * recurrence(m, following, _inclusive_cotangent(m, ct, attrs), axis, back)
 
 
 def _cumprod_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
-    table, axis = _cumprod_table(m, out, x, attrs)
-    return m.sum(table * m.expanded(t, [axis - 1]), axes=(axis,))
+    """t_out[i] = x[i] * t_out[i-1] + (product before i) * t[i]."""
+    tangent = recurrence(m, x, _before(m, x, attrs) * t, attrs["axis"], attrs["reverse"])
+    return _scanned_tangent(m, tangent, attrs)
 
 
-def _winner_table(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int]:
-    """1 where element j is result i's extremum; the latest of equal ones wins (BEHAVIOUR section 5)."""
-    wide, mask, axis = _pairwise(m, x, attrs)
-    n = x.shape[axis - 1]
-    shape = tuple(x.shape[:axis]) + (n,) + tuple(x.shape[axis:])
-    hit = m.logical_and(m.broadcast(m.equal(wide, m.expanded(out, [axis])), shape), m.broadcast(mask, shape))
-    last = m.cumsum(m.cast(hit, uint32), axis=axis, reverse=not attrs["reverse"], inclusive=True)
-    return m.cast(m.logical_and(hit, m.equal(last, m.scalar(1, uint32))), x.dtype), axis
+def _winner(m: OpBuilder, better: Callable, x: Any, out: Any, attrs: dict) -> tuple[Any, Any]:
+    """(position along the axis of each result's extremum, whether there is one).
+
+    The latest of equal elements wins (BEHAVIOUR section 5): the last place, in the order of the scan, where the element
+    is the extremum so far.
+    """
+    axis, reverse, n = attrs["axis"], attrs["reverse"], x.shape[attrs["axis"]]
+    ramp = m.arange(start=0, step=1, length=n, dtype=int32)
+    ramp = m.broadcast(m.reshaped(ramp, tuple(n if a == axis else 1 for a in range(len(x.shape)))), tuple(x.shape))
+    none = m.full(value=n if reverse else -1, shape=tuple(x.shape), dtype=int32)
+    record = m.equal(x, out if attrs["inclusive"] else better(m, out, x))
+    found = (m.cummin if reverse else m.cummax)(m.select(record, ramp, none), **attrs)
+    exists = m.less(found, m.scalar(n, int32)) if reverse else m.greater_equal(found, m.scalar(0, int32))
+    return m.stop_gradient(m.select(exists, found, m.zeros(found))), exists
 
 
-def _extremum_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
-    table, axis = _winner_table(m, out, x, attrs)
-    return m.sum(table * m.expanded(ct, [axis]), axes=(axis - 1,))
+def _extremum_rules(better: Callable) -> tuple[Callable, Callable]:
+    """(backward, forward) of a running extremum: results take the tangent of their winner."""
+
+    def backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
+        place, exists = _winner(m, better, x, out, attrs)
+        return put_along(m, m.zeros(x), place, m.select(exists, ct, m.zeros(ct)), attrs["axis"], "add")
+
+    def forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
+        place, exists = _winner(m, better, x, out, attrs)
+        return m.select(exists, m.take_along_axis(t, place, axis=attrs["axis"]), m.zeros(t))
+
+    return backward, forward
 
 
-def _extremum_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
-    table, axis = _winner_table(m, out, x, attrs)
-    return m.sum(table * m.expanded(t, [axis - 1]), axes=(axis,))
-
-
-def _lse_weights(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, int]:
-    wide, mask, axis = _pairwise(m, x, attrs)
-    shape = tuple(x.shape[:axis]) + (x.shape[axis - 1],) + tuple(x.shape[axis:])
-    low = m.full(value=-float("inf"), shape=shape, dtype=x.dtype)
-    return m.exp(m.select(m.broadcast(mask, shape), m.broadcast(wide - m.expanded(out, [axis]), shape), low)), axis
+def _lse_parts(m: OpBuilder, out: Any, x: Any, attrs: dict) -> tuple[Any, Any]:
+    """(exp(x[i] - out[i]), exp(out[i-1] - out[i])) of the inclusive scan: the weight of the newest element in result i
+    and that of all before it. Both are 0 where the sum is still 0.
+    """
+    axis, reverse = attrs["axis"], attrs["reverse"]
+    total = out if attrs["inclusive"] else m.logaddexp(out, x)
+    low = -float("inf")
+    empty = m.equal(total, m.full(value=low, shape=tuple(total.shape), dtype=x.dtype))
+    safe = m.select(empty, m.zeros(total), total)
+    return m.exp(x - safe), m.exp(shifted(m, total, axis, 1, low, reverse) - safe)
 
 
 def _lse_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
-    weights, axis = _lse_weights(m, out, x, attrs)
-    return m.sum(m.conjugated(weights) * m.expanded(ct, [axis]), axes=(axis - 1,))
+    """weight[j] * h[j], where h[j] = sum over i >= j of ct[i] * exp(out[j] - out[i]) = ct[j] + decay[j+1] * h[j+1]."""
+    axis, back = attrs["axis"], not attrs["reverse"]
+    weight, decay = (m.conjugated(part) for part in _lse_parts(m, out, x, attrs))
+    following = shifted(m, decay, axis, 1, 0, back)
+    return weight * recurrence(m, following, _inclusive_cotangent(m, ct, attrs), axis, back)
 
 
 def _lse_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
-    weights, axis = _lse_weights(m, out, x, attrs)
-    return m.sum(weights * m.expanded(t, [axis - 1]), axes=(axis,))
+    """t_out[i] = decay[i] * t_out[i-1] + weight[i] * t[i]."""
+    weight, decay = _lse_parts(m, out, x, attrs)
+    return _scanned_tangent(m, recurrence(m, decay, weight * t, attrs["axis"], attrs["reverse"]), attrs)
 
 
 cumsum = Scan("cumsum", lambda k, a, b: a + b, lambda d: 0, lambda x, axis: np.cumsum(x, axis, dtype=x.dtype),
@@ -138,9 +156,9 @@ cumsum = Scan("cumsum", lambda k, a, b: a + b, lambda d: 0, lambda x, axis: np.c
 cumprod = Scan("cumprod", lambda k, a, b: a * b, lambda d: 1, lambda x, axis: np.cumprod(x, axis, dtype=x.dtype),
                _cumprod_backward, _cumprod_forward)  # fmt: skip
 cummax = Scan("cummax", lambda k, a, b: k.maximum(a, b), _lowest, np.maximum.accumulate,
-              _extremum_backward, _extremum_forward)  # fmt: skip
+              *_extremum_rules(lambda m, a, b: m.maximum(a, b)))  # fmt: skip
 cummin = Scan("cummin", lambda k, a, b: k.minimum(a, b), _highest, np.minimum.accumulate,
-              _extremum_backward, _extremum_forward)  # fmt: skip
+              *_extremum_rules(lambda m, a, b: m.minimum(a, b)))  # fmt: skip
 logcumsumexp = Scan("logcumsumexp", lambda k, a, b: k.logaddexp(a, b), lambda d: -float("inf"), np.logaddexp.accumulate,
                     _lse_backward, _lse_forward)  # fmt: skip
 
@@ -148,8 +166,9 @@ logcumsumexp = Scan("logcumsumexp", lambda k, a, b: k.logaddexp(a, b), lambda d:
 class Sort(Primitive):
     """Stable ascending sort along `axis`, NaN last. The derivative moves (co)tangents by the sorting permutation."""
 
-    kind = "opaque"
-    lowering = "library"
+    kind = "sort"
+    lowering = "kernel"
+    gives_indices = False
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
         if not 0 <= attrs["axis"] < avals[0].ndim:
@@ -178,6 +197,7 @@ class Sort(Primitive):
 class ArgSort(Sort):
     """The permutation (uint32) that sorts along `axis`."""
 
+    gives_indices = True
     no_jvp = no_vjp = "indices carry no gradient"
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:

@@ -517,18 +517,3 @@ def test_stream_context_restores_the_defaults():
     assert mx.default_stream(mx.cpu) == before != new
     with pytest.raises(ValueError, match="not available"):
         mx.stream(mx.gpu)
-
-
-def test_memory_counters():
-    mx.clear_cache()
-    assert mx.get_cache_memory() == 0
-    limit = mx.set_cache_limit(123)
-    assert mx.set_cache_limit(limit) == 123
-    limit = mx.set_memory_limit(10**9)
-    assert mx.get_memory_limit() == 10**9 and mx.set_memory_limit(limit) == 10**9
-    a = mx.ones((100,)) + 1
-    assert mx.get_array_buffer_size(a) == 0
-    mx.eval(a)
-    assert mx.get_array_buffer_size(a, a) == 400
-    mx.reset_peak_memory()
-    assert mx.get_peak_memory() >= mx.get_active_memory() >= 0

@@ -70,7 +70,7 @@ def test_equal_signatures_trace_once(args, kwargs, args2, kwargs2):
     f = Counter(lambda *a, **k: mx.sum(a[0] if isinstance(a[0], mx.array) else a[0][0]) * 2)
     g = mx.compile(f)
     g(*args, **kwargs), g(*args2, **kwargs2), g(*args, **kwargs)
-    assert f.runs == 1 and g.cache_info() == (2, 1, 1)
+    assert f.runs == 1 and g.cache_info()[:3] == (2, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_different_signatures_trace_again_and_old_ones_hit(args, kwargs, args2, 
         for given, named in ((args, kwargs), (args2, kwargs2)):
             got, got_named = g(*given, **named)
             assert repr(got) == repr(given) and repr(got_named) == repr(named)
-    assert f.runs == 2 and g.cache_info() == (2, 2, 2)
+    assert f.runs == 2 and g.cache_info()[:3] == (2, 2, 2)
 
 
 class Odd:
@@ -125,11 +125,11 @@ def test_wrappers_own_their_entries():
     g(Z), h(Z)
     del g
     gc.collect()
-    assert f.runs == 2 and h.cache_info() == (0, 1, 1)
+    assert f.runs == 2 and h.cache_info()[:3] == (0, 1, 1)
     h(Z)
     assert f.runs == 2
     mx.clear_compile_cache()
-    assert h.cache_info() == (0, 0, 0)
+    assert h.cache_info()[:3] == (0, 0, 0)
     h(Z)
     assert f.runs == 3
     h.cache_clear()

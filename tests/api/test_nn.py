@@ -1,109 +1,30 @@
-"""`mlx.nn` and `mlx.optimizers`, the Python part of the MLX wheel, run unchanged on mlxir and give the same numbers."""
+"""MLX programs run unchanged: `mlxir run` and real MLX print the same numbers (the programs lie in tests/programs)."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from importlib.metadata import distribution
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPT = r"""
-import json, sys, types
-
-library, mlx_folder = sys.argv[1:]
-if library == "mlxir":
-    import mlxir
-
-    # A package `mlx` whose compiled core is mlxir; everything else comes from the wheel.
-    package = types.ModuleType("mlx")
-    package.__path__ = [mlx_folder]
-    package.core = mlxir
-    sys.modules.update({"mlx": package, "mlx.core": mlxir})
-    for name in ("distributed", "fast", "linalg", "metal", "random"):
-        sys.modules[f"mlx.core.{name}"] = getattr(mlxir, name)
-
-import mlx.core as mx
-import mlx.nn as nn
-import mlx.optimizers as optim
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.linear, self.out = nn.Embedding(10, 16), nn.Linear(16, 16), nn.Linear(16, 10)
-        self.layer_norm, self.rms_norm, self.group_norm = nn.LayerNorm(16), nn.RMSNorm(16), nn.GroupNorm(4, 16)
-        self.batch_norm, self.dropout, self.rope = nn.BatchNorm(16), nn.Dropout(0.1), nn.RoPE(16)
-        self.attention = nn.MultiHeadAttention(16, 4)
-
-    def __call__(self, x):
-        h = self.embed(x)
-        h = h + nn.gelu(self.linear(self.layer_norm(h)))
-        q = self.rope(self.rms_norm(self.dropout(h)))
-        h = h + self.attention(q, q, q, nn.MultiHeadAttention.create_additive_causal_mask(x.shape[1]))
-        return self.out(self.batch_norm(self.group_norm(h)))
-
-
-def loss(model, x):
-    return nn.losses.cross_entropy(model(x[:, :-1]), x[:, 1:], reduction="mean")
-
-
-found = {}
-OPTIMIZERS = [optim.SGD(1e-2, momentum=0.9), optim.Adam(1e-2), optim.AdamW(1e-2), optim.Lion(1e-3),
-              optim.Adafactor(1e-2), optim.RMSprop(1e-3), optim.Adagrad(1e-2), optim.AdaDelta(1e-1), optim.Adamax(1e-2)]
-for optimizer in OPTIMIZERS:
-    mx.random.seed(0)
-    model = Model()
-    x = mx.random.randint(0, 10, (4, 7))
-    step = nn.value_and_grad(model, loss)
-    losses = []
-    for _ in range(3):
-        value, grads = step(model, x)
-        optimizer.update(model, grads)
-        mx.eval(model.parameters(), optimizer.state, value)
-        losses.append(value.item())
-    found[type(optimizer).__name__] = losses
-
-mx.random.seed(1)
-a, b = mx.random.normal((2, 4)), mx.random.uniform(shape=(2, 4))
-for name in ["relu", "relu6", "relu2", "silu", "softplus", "mish", "leaky_relu", "elu", "selu", "celu", "gelu",
-             "gelu_approx", "gelu_fast_approx", "hardswish", "log_softmax", "softsign", "tanh", "sigmoid", "hard_tanh",
-             "log_sigmoid", "softshrink", "hard_shrink", "softmin", "glu"]:
-    found[name] = getattr(nn, name)(a).tolist()
-for name in ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "log_cosh_loss", "hinge_loss",
-             "binary_cross_entropy", "kl_div_loss", "cosine_similarity_loss"]:
-    found[name] = getattr(nn.losses, name)(a, b).tolist()
-image, line = mx.random.normal((1, 4, 4, 2)), mx.random.normal((2, 5, 4))
-LAYERS = [nn.MaxPool2d(2), nn.AvgPool2d(2, stride=1), nn.Upsample(2), nn.Upsample(2, mode="linear"), nn.InstanceNorm(2)]
-for layer in LAYERS:
-    found[str(layer)] = layer(image).tolist()
-found["GRU"] = nn.GRU(4, 3)(line).tolist()
-found["LSTM"] = [y.tolist() for y in nn.LSTM(4, 3)(line)]
-found["RNN"] = nn.RNN(4, 3)(line).tolist()
-found["encoding"] = nn.SinusoidalPositionalEncoding(8)(mx.arange(4)).tolist()
-found["transformer"] = nn.Transformer(4, 2, 1, 1, 8)(line, line, None, None, None).tolist()
-print(json.dumps(found))
-"""
-
-
-def results(library):
-    folder = str(distribution("mlx").locate_file("mlx"))
-    # The reference tier by default: compiling whole training steps would take most of the suite's time.
-    env = {"MLXIR_TIER": "reference", **os.environ}
-    command = [sys.executable, "-c", SCRIPT, library, folder]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+def printed(program, *arguments, mlxir, tier="reference"):
+    """What a program prints, as JSON, on mlxir or on real MLX."""
+    # The reference tier by default: compiling what a program evaluates once or twice would take most of the time.
+    env = {**os.environ, "MLXIR_TIER": tier}
+    command = [sys.executable, *(["-m", "mlxir", "run"] if mlxir else []), str(PROGRAMS / program), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, cwd="/")
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout)
 
 
-@pytest.fixture(scope="module")
-def both():
-    return results("mlxir"), results("mlx")
-
-
-def test_nn_and_optimizers_agree(both):
-    mine, theirs = both
+def test_layers_losses_and_optimizers_agree():
+    mine, theirs = printed("layers.py", mlxir=True), printed("layers.py", mlxir=False)
     assert list(mine) == list(theirs)
     different = {
         name: (mine[name], theirs[name])
@@ -111,3 +32,33 @@ def test_nn_and_optimizers_agree(both):
         if not np.allclose(np.array(mine[name]), np.array(theirs[name]), rtol=2e-3, atol=2e-4)
     }
     assert not different
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn", "transformer"])
+def test_training_has_the_losses_of_mlx(network):
+    """20 steps from the same seed, eager and compiled; MLX compiled computes what MLX eager does."""
+    theirs = printed("training.py", network, "eager", mlxir=False)
+    assert len(theirs) == 20 and theirs[-1] < 0.9 * theirs[0]
+    for mode in ("eager", "compiled"):
+        mine = printed("training.py", network, mode, mlxir=True, tier="auto" if mode == "compiled" else "reference")
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, err_msg=mode)
+
+
+has_mlx_lm = pytest.mark.skipif(importlib.util.find_spec("mlx_lm") is None, reason="pip install mlx-lm")
+
+
+@has_mlx_lm
+@pytest.mark.parametrize("quantised", ["0", "1"], ids=["plain", "quantised"])
+def test_mlx_lm_generates_the_tokens_of_mlx(quantised):
+    theirs = printed("llama.py", "generate", quantised, mlxir=False)
+    assert len(set(theirs)) > 3
+    for tier in ("reference", "auto"):
+        assert printed("llama.py", "generate", quantised, mlxir=True, tier=tier) == theirs
+
+
+@has_mlx_lm
+def test_mlx_lm_fine_tunes_with_the_losses_of_mlx():
+    theirs = printed("llama.py", "tune", "0", mlxir=False)
+    assert theirs[-1] < 0.5 * theirs[0]
+    for mode in ("0", "1"):
+        np.testing.assert_allclose(printed("llama.py", "tune", mode, mlxir=True, tier="auto"), theirs, rtol=1e-4)

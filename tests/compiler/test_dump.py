@@ -75,7 +75,8 @@ def test_one_numbered_file_per_stage(tmp_path: Path) -> None:
     assert folder == tmp_path / "new" / "folder" and names(folder) == CPU_FILES
     texts = {p.name: p.read_text() for p in folder.iterdir()}
     assert '"mx.exp"' in texts["1-mx.mlir"] and "scf.parallel" in texts["4-loops.mlir"]
-    assert "define void @mlxir_run_0(ptr" in texts["5-kernels.ll"] and "mlxir_run_0:" in texts["6-kernels.s"]
+    symbol = json.loads(texts["7-schedule.json"])["t"][4]["t"][0]["t"][0]["t"][0]["t"][0]
+    assert f"define void @{symbol}(i64" in texts["5-kernels.ll"] and f"{symbol}:" in texts["6-kernels.s"]
     json.loads(texts["7-schedule.json"])
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from mlxir.compiler.lower.gemm import host_vector_bytes, lower_matmul, lower_matmul_simple
 from mlxir.compiler.lower.gemm_schedule import Side, ceil_div, choose
-from mlxir.compiler.lower.plan import NativeLaunch, Place, Plan
+from mlxir.compiler.lower.plan import NativeLaunch, Place
+from mlxir.compiler.pipeline import launcher
 from mlxir.compiler.target import cpu
 from mlxir.dialects.mlir import Module, context, ir
 from mlxir.dialects.mx import Aval
@@ -66,15 +67,15 @@ class Kernel:
         self.inputs, self.outputs = list(avals), function.result_avals
         with context, ir.Location.unknown():
             loops = ir.Module.create()
-        self.steps, self.temporaries = lower(function, loops.body, **options)
+        steps, self.temporaries = lower(function, loops.body, **options)
+        self.steps = [s._replace(symbol=f"{s.name}.thunk") for s in steps]
         loops.operation.verify()
         self.operations = self._count(loops)
         self.buffers = [*self.inputs, *self.outputs, *self.temporaries]
         launches = [NativeLaunch(s, [Place("table", b) for b in s.buffers]) for s in self.steps]
-        plan = Plan(launches, self.inputs, self.outputs, [], 0)
-        code = cpu.generate(loops, self.steps, plan).object_code() if self.steps else b""
+        code = [launcher(), cpu.code_of(cpu.llvm_text(loops, self.steps), self.steps)] if self.steps else []
         specs = [[(a.shape, a.dtype) for a in self.inputs], [(a.shape, a.dtype) for a in self.outputs]]
-        segments = [Segment(0)] if self.steps else []
+        segments = [Segment(tuple([cpu.launch_of(k) for k in launches]))] if launches else []
         self.executable = Executable(code, Schedule(*specs, [], 0, segments, 1), None)
 
     @staticmethod
@@ -100,8 +101,7 @@ class Kernel:
         for buffer in buffers[len(arrays) :]:
             buffer.fill(fill)
         table = (ctypes.c_void_p * len(buffers))(*[b.address for b in buffers])
-        for entry in self.executable._entries:
-            entry(table, None, threads)
+        self.executable.call(table, 0, threads)
         for buffer, array in zip(buffers, arrays, strict=False):
             assert buffer.array.tobytes() == np.asarray(array).tobytes(), "an operand was written"
         return [b.array.copy() for b in buffers[len(arrays) : len(arrays) + len(self.outputs)]]

@@ -1,0 +1,237 @@
+"""What a trace of a compiled function recorded, and the entries that it becomes: programs with their constants.
+
+A trace may hold symbolic sizes and numbers (`dialects/symbolic.py`). An entry has numbers for all of them, except for
+Python numbers that are inputs: `Feed` computes from those of a call what the program takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mlxir.compiler.evaluate import evaluate, executable
+from mlxir.compiler.graph import Node, NumberTrace, Value, constant, resolve
+from mlxir.compiler.program import Program
+from mlxir.compiler.specialise import numbers_in, substitute
+from mlxir.dialects.symbolic import SYMBOLIC, Scope, function
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.errors import at
+from mlxir.runtime.trees import children, container_kind, leaves, maker, tree_map
+
+from .captured import write
+from .ndarray import array, wrap
+from .signatures import Description, Numbers
+
+
+class Feed(NamedTuple):
+    """What an entry computes from the Python numbers of a call: whether it serves them, and its inputs."""
+
+    bound: list[int | float]  # of every symbol of the trace; those of `slots` change from call to call
+    slots: list[tuple[int, int]]  # (symbol, number of the call)
+    holds: Callable[..., bool]
+    compute: Callable[..., tuple]
+    traces: list[NumberTrace]
+
+    def symbols(self, numbers: Numbers) -> list[int | float]:
+        symbols = list(self.bound)
+        for symbol, number in self.slots:
+            symbols[symbol] = numbers[number][1]
+        return symbols
+
+    def accepts(self, numbers: Numbers) -> bool:
+        try:
+            return self.holds(*self.symbols(numbers))
+        except ArithmeticError:
+            return False
+
+    def values(self, numbers: Numbers) -> list[Value]:
+        found = self.compute(*self.symbols(numbers))
+        return [constant(trace.data(x)) for trace, x in zip(self.traces, found, strict=True)]
+
+
+class Entry:
+    """What one signature became: a program, what it captured, and where its results go.
+
+    `captured[i]` is a value from outside, or j for input j of `feed`. `places` says for each array of the returned
+    tree, then of the captured outputs, where it comes from: result j of the program (j >= 0), value i of the call
+    (-1 - i), or a value from outside that is returned as it is. `next` serves the same signature for other numbers.
+    """
+
+    __slots__ = (
+        "alternatives", "captured", "code_bytes", "feed", "next", "places", "plain", "program", "rebuild", "returned",
+        "run",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        program: Program,
+        captured: Sequence[Value | int],
+        places: list[int | Value],
+        result: Any,
+        feed: Feed | None = None,
+    ):
+        self.program, self.captured, self.places, self.feed = program, captured, places, feed
+        self.plain = places == list(range(len(places)))
+        self.returned, self.rebuild = _rebuilder(result)
+        self.run: Callable[[list[Buffer]], list[Buffer]] | None = None
+        self.next: Entry | None = None
+        self.alternatives = 1
+        self.code_bytes = 0
+
+    def prepare(self) -> None:
+        """Evaluate what was captured and get the executable."""
+        evaluate([v for v in self.captured if isinstance(v, Value)])
+        extra = [v if isinstance(v, int) else resolve(v).buffer for v in self.captured]
+        if not self.program.outputs:
+            self.run = lambda buffers: []
+            return
+        made = executable(self.program)
+        run, self.code_bytes = made.run, made.code_bytes
+        if self.feed is not None:
+            given = len(self.program.parameters) - len(extra)
+
+            def with_feed(buffers: list[Buffer]) -> list[Buffer]:
+                fed = buffers[given:]
+                return run(buffers[:given] + [fed[x] if isinstance(x, int) else x for x in extra])
+
+            self.run = with_feed
+        else:
+            self.run = (lambda buffers: run(buffers + extra)) if extra else run
+
+    def finish(self, results: Sequence[Value], values: Sequence[Value], state: Any) -> Any:
+        """The returned tree, after captured outputs were written."""
+        if self.plain:
+            found: Sequence[Value] = results
+        else:
+            found = [p if isinstance(p, Value) else results[p] if p >= 0 else values[-1 - p] for p in self.places]
+        arrays = [wrap(v) for v in found]
+        if state is not None:
+            new = iter(arrays[self.returned :])
+            try:
+                write(state, new)
+                exhausted = next(new, None) is None
+            except StopIteration:
+                exhausted = False
+            if not exhausted:
+                raise ValueError("[compile] The captured outputs hold another number of arrays than when traced.")
+        return self.rebuild(arrays)
+
+
+class Traced:
+    """What one trace recorded, symbolic sizes and numbers included; see `Entry` for `captured` and `places`."""
+
+    def __init__(
+        self,
+        program: Program,
+        captured: list[Value],
+        places: list[int | Value],
+        result: Any,
+        scope: Scope,
+        sources: list[tuple[int, int]],
+    ):
+        self.program, self.captured, self.places, self.result = program, captured, places, result
+        self.scope, self.sources = scope, sources
+        self.names = list(scope.hints)
+        self.inner = {n.text: n for n in numbers_in(program)}  # symbolic numbers in shapes and attributes
+        self.inner.update((x.text, x) for x in leaves(result) if type(x) in SYMBOLIC)
+        # Only beside arrays can a number be an input; in an attribute or in the result it is a constant.
+        values = {name for name, (array, _) in zip(self.names, sources, strict=True) if array < 0}
+        for n in self.inner.values():
+            scope.pin(n.symbols & values)
+        self.open = values - scope.pins.keys()
+        self.holds = function(self.names, scope.assumptions(), "and")
+        self.concrete = function(self.names, list(self.inner), ",")
+
+    def own(self, value: Value) -> bool:
+        """Whether a captured value is a symbolic number of this trace."""
+        return isinstance(value.trace, NumberTrace) and value.trace.number.scope is self.scope
+
+    def outside(self) -> list[Value]:
+        """The values from outside that the trace used."""
+        return [v for v in (*self.captured, *self.places) if isinstance(v, Value) and not self.own(v)]
+
+    def symbols(self, values: Sequence[Value], numbers: Numbers) -> list[int | float]:
+        """The numbers of a call that the symbols stand for."""
+        return [values[i].shape[j] if i >= 0 else numbers[j][1] for i, j in self.sources]
+
+    def serves(self, symbols: list[int | float]) -> bool:
+        """Whether what the trace assumed holds for these numbers."""
+        try:
+            return self.holds(*symbols)
+        except ArithmeticError:
+            return False
+
+    def broken(self, values: Sequence[Value], numbers: Numbers, call: Description) -> list[str]:
+        """What the trace assumed and another call does not keep, a line each."""
+        try:
+            symbols = self.symbols(values, numbers)
+        except IndexError:  # a call of another structure
+            return []
+        named = {name: f"{call.arrays[i]}.shape[{j}]" if i >= 0 else call.numbers[j]
+                 for name, (i, j) in zip(self.names, self.sources, strict=True)}  # fmt: skip
+        lines = []
+        for text, where in self.scope.assumptions().items():
+            if not function(self.names, [text], "and")(*symbols):
+                shown = re.sub(r"\bs\d+\b", lambda found: named[found[0]], text)
+                lines.append(f"the trace before assumed {shown}{at(where)}")
+        return lines
+
+    def entry(self, symbols: list[int | float]) -> Entry:
+        """The trace with numbers for its symbols, but for those that are inputs."""
+        if not self.names:
+            return Entry(self.program, self.captured, self.places, self.result)
+        known = dict(zip(self.inner, self.concrete(*symbols), strict=True))
+        result = tree_map(lambda x: known[x.text] if type(x) in SYMBOLIC else x, self.result)
+        program = substitute(self.program, lambda n: known[n.text]) if known else self.program
+        own = [v.trace for v in self.captured if self.own(v)]
+        fed = [t for t in own if t.number.symbols & self.open]
+        fixed = [t for t in own if not t.number.symbols & self.open]
+        numbers = function(self.names, [t.number.text for t in fixed], ",")(*symbols)
+        made: dict[int, Value | int] = {id(t): constant(t.data(x)) for t, x in zip(fixed, numbers, strict=True)}
+        made.update((id(t), i) for i, t in enumerate(fed))
+        captured = [made[id(v.trace)] if self.own(v) else v for v in self.captured]
+        feed = None
+        if self.open:
+            slots = [(k, j) for k, (i, j) in enumerate(self.sources) if i < 0 and self.names[k] in self.open]
+            feed = Feed(symbols, slots, self.holds, function(self.names, [t.number.text for t in fed], ","), fed)
+        return Entry(program, captured, self.places, result, feed)
+
+
+def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
+    """How many arrays a returned tree holds, and a function that makes the same tree with other arrays.
+
+    The function is an expression such as `[a[0], {k[0]: a[1], k[1]: k[2]}]`, which is faster than walking a structure.
+    """
+    count, known = 0, []
+
+    def name(x: Any) -> str:
+        known.append(x)
+        return f"k[{len(known) - 1}]"
+
+    def text(tree: Any) -> str:
+        nonlocal count
+        kind = container_kind(tree)
+        if kind is None:
+            if not isinstance(tree, array):
+                return name(tree)
+            count += 1
+            return f"a[{count - 1}]"
+        if kind is dict:
+            return "{" + ", ".join([f"{name(key)}: {text(item)}" for key, item in tree.items()]) + "}"
+        items = "".join([text(item) + ", " for item in children(tree)])
+        if kind is list:
+            return f"[{items}]"
+        return f"({items})" if type(tree) is tuple else f"{name(maker(tree))}([{items}])"
+
+    source = f"lambda a: {text(result)}"
+    return count, eval(source, {"k": known})
+
+
+def replay(program: Program, arguments: Sequence[Value]) -> list[Value]:
+    """The program's operations recorded again, on other values."""
+    known = list(arguments)
+    for i in program.instructions:
+        node = Node(i.record, i.attrs, tuple([known[s] for s in i.operands]), i.avals, i.where)
+        known.extend([Value(a.shape, a.dtype, node, n) for n, a in enumerate(i.avals)])
+    return [known[s] for s in program.outputs]

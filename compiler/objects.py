@@ -1,0 +1,56 @@
+"""Object code by digest, in memory and on disk: what programs and kernels refer to.
+
+Loads no MLIR. `fingerprint` is part of every key on disk: it covers the compiler's own sources, llvmlite and the host's
+processor, so that a changed compiler or another machine never meets stale code.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from mlxir import dialects
+from mlxir.runtime import store
+from mlxir.runtime.bounded import Bounded
+from mlxir.runtime.launch import Object
+
+_objects = Bounded(256)
+
+
+@functools.cache
+def fingerprint() -> bytes:
+    """Of the compiler's sources, of llvmlite and of the host."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for folder in (root, Path(dialects.__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    features = sorted(f"{k}{v}" for k, v in llvm.get_host_cpu_features().items())
+    digest.update(repr((llvmlite.__version__, llvm.get_host_cpu_name(), features)).encode())
+    return digest.digest()
+
+
+def recall(digest: str) -> Object | None:
+    """An object that was kept, by this process or an earlier one."""
+    found: Object | None = _objects.recall(digest)
+    if found is None and (entry := store.load(digest)) is not None:
+        found = Object(digest, tuple(json.loads(entry[0])), entry[1])
+        _objects.keep(digest, found)
+    return found
+
+
+def keep(code: Object) -> None:
+    """Keep an object in memory and on disk."""
+    if code.digest not in _objects:
+        _objects.keep(code.digest, code)
+        store.save(code.digest, json.dumps(code.symbols), code.code)
+
+
+def clear() -> None:
+    """Forget the objects in memory."""
+    _objects.clear()

@@ -1,0 +1,69 @@
+"""LLVM IR text -> object code, through llvmlite; several modules at once.
+
+llvmlite lets one thread at a time into LLVM. Each module here has a context of its own and each compilation a target
+machine of its own, which is all that LLVM asks for, so the two calls that take long go past that lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite.binding import ffi
+
+LEVEL = 2  # of optimisation, in LLVM's count: 3 differs from it in nothing that these loops need
+_machines: list[Any] = []  # target machines that nobody uses now; making one takes 2 ms
+
+
+def _past_the_lock(name: str) -> Any:
+    """A function of llvmlite's library, called without its lock where this llvmlite keeps the plain one at hand."""
+    function = getattr(ffi.lib, name)
+    return getattr(function, "_cfn", function)
+
+
+def _machine() -> Any:
+    try:
+        return _machines.pop()
+    except IndexError:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        features = llvm.get_host_cpu_features().flatten()
+        return llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features=features, opt=LEVEL, reloc="pic", codemodel="jitdefault", jit=True
+        )
+
+
+def compiled(text: str, assembly: bool = False) -> bytes:
+    """Object code (or assembly text) of a module. Raises RuntimeError for text that LLVM refuses."""
+    context, machine = llvm.create_context(), _machine()
+    module = llvm.parse_assembly(text, context)
+    try:
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        _optimise(module, machine)
+        return _emit(module, machine, assembly)
+    finally:
+        module.close()
+        context.close()
+        _machines.append(machine)
+
+
+def _optimise(module: Any, machine: Any) -> None:
+    options = llvm.create_pipeline_tuning_options(speed_level=LEVEL)
+    # Interleaving is the vectoriser's; further unrolling and SLP cost compile time and gain nothing on these loops.
+    options.loop_vectorization, options.slp_vectorization, options.loop_unrolling = True, False, False
+    builder = llvm.create_pass_builder(machine, options)
+    passes = builder.getModulePassManager()
+    _past_the_lock("LLVMPY_RunNewModulePassManager")(passes, module, builder)
+
+
+def _emit(module: Any, machine: Any, assembly: bool) -> bytes:
+    with ffi.OutputString() as error:
+        memory = _past_the_lock("LLVMPY_TargetMachineEmitToMemory")(machine, module, int(not assembly), error)
+        if not memory:
+            raise RuntimeError(str(error))
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory)
+        return ctypes.string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)

@@ -1,0 +1,501 @@
+"""Numbers that are known by a value while a function is traced, and by an expression afterwards.
+
+A `SymInt` is a size of a shapeless trace or an integer argument, a `SymFloat` what is computed from one by real
+arithmetic. Both behave like the Python number that they stand for (`isinstance(n, int)` holds): arithmetic stays
+symbolic, and whatever needs the number itself gets its value, the *hint*. What such a use assumed is recorded in the
+`Scope` of the trace:
+
+    guard   a comparison and its outcome: `s0 == 1` is False. The trace is valid for all numbers with the same outcomes.
+    pin     a use of the value itself (`range(n)`, `int(n)`, a dict key): the trace is valid for this number only.
+
+They are no subclasses of int and float, because C code reads the digits of those without asking.
+
+    >>> scope = Scope(); n, m = scope.size(3), scope.size(4)
+    >>> (n * m) // m, n * m == m * n, n == 1, scope.guards
+    (s0, True, False, {'s0 - 1 == 0': False})
+
+Integer expressions are polynomials over symbols and opaque quotients and remainders, so that equal sizes are seen to be
+equal; their text is a Python expression. Once its trace has ended, a symbolic number is its hint.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
+from typing import Any
+
+from mlxir.runtime.errors import Where, user_frame
+
+Terms = dict[tuple[str, ...], int]
+"""A polynomial: (sorted atoms of a product) -> coefficient; the empty product is the constant."""
+
+LONGEST = 4000  # characters of a real expression; a longer one becomes its value, which is pinned
+
+
+class Scope:
+    """The symbols of one trace, and what the trace assumed of them."""
+
+    def __init__(self) -> None:
+        self.hints: dict[str, int | float] = {}
+        self.guards: dict[str, bool] = {}
+        self.pins: dict[str, Where] = {}
+        self.places: dict[str, Where] = {}  # where the outcome of each guard was asked for
+        self.natural: set[str] = set()  # atoms that are never negative
+        self.atoms: dict[str, frozenset[str]] = {}  # opaque atom -> its symbols
+        self.arrays: dict[Any, Any] = {}  # what a trace keeps of numbers that became arrays
+        self.active = True
+
+    def _symbol(self, hint: int | float) -> str:
+        name = f"s{len(self.hints)}"
+        self.hints[name] = hint
+        return name
+
+    def size(self, hint: int) -> SymInt:
+        """A new symbol for the length of an axis."""
+        name = self._symbol(hint)
+        self.natural.add(name)
+        return SymInt(self, {(name,): 1}, hint)
+
+    def number(self, hint: int | float) -> SymInt | SymFloat:
+        """A new symbol for a Python number."""
+        name = self._symbol(hint)
+        if isinstance(hint, float):
+            return SymFloat(self, name, hint, frozenset((name,)))
+        return SymInt(self, {(name,): 1}, hint)
+
+    def decide(self, text: str, outcome: bool) -> bool:
+        """Record the outcome of a comparison."""
+        if self.active and text not in self.guards:
+            self.guards[text] = outcome
+            self.places[text] = user_frame()
+        return outcome
+
+    def pin(self, symbols: frozenset[str]) -> None:
+        """Record that the values of symbols were used."""
+        if self.active:
+            for name in symbols:
+                if name not in self.pins:
+                    self.pins[name] = user_frame()
+
+    def assumptions(self) -> dict[str, Where]:
+        """Guards and pins as Python conditions over the symbols, each with the line that made it."""
+        pinned = {f"{name} == {literal(self.hints[name])}": where for name, where in self.pins.items()}
+        guards = {text if outcome else f"not ({text})": self.places[text] for text, outcome in self.guards.items()}
+        return pinned | guards
+
+
+def literal(x: int | float) -> str:
+    """A number as an expression (`inf` and `nan` are names)."""
+    return repr(x) if x >= 0 else f"({x!r})"
+
+
+def function(names: Iterable[str], expressions: Iterable[str], joined: str) -> Callable[..., Any]:
+    """A function of the symbols `names`: all `expressions` as one tuple (joined by ",") or condition ("and")."""
+    parts = [f"({e})" for e in expressions]
+    body = " and ".join(["True", *parts]) if joined == "and" else "".join(f"{p}, " for p in parts)
+    return eval(f"lambda {', '.join(names)}: ({body})", {"__builtins__": {}, "inf": math.inf, "nan": math.nan})
+
+
+class _Symbolic:
+    """What both kinds share: uses that need the value."""
+
+    __slots__ = ()
+    hint: Any
+    scope: Scope
+    symbols: frozenset[str]
+    text: str
+
+    def value(self) -> Any:
+        """The hint, pinned."""
+        self.scope.pin(self.symbols)
+        return self.hint
+
+    def __int__(self) -> int:
+        return int(self.value())
+
+    def __float__(self) -> float:
+        return float(self.value())
+
+    def __complex__(self) -> complex:
+        return complex(self.value())
+
+    def __hash__(self) -> int:
+        return hash(self.value())
+
+    def __repr__(self) -> str:
+        return self.text if self.scope.active else repr(self.hint)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value(), spec) if spec else repr(self)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.value(), digits)
+
+    def __trunc__(self) -> int:
+        return math.trunc(self.value())
+
+    def __floor__(self) -> int:
+        return math.floor(self.value())
+
+    def __ceil__(self) -> int:
+        return math.ceil(self.value())
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the number has."""
+        if not hasattr(plain(self), name):
+            raise AttributeError(f"{type(plain(self)).__name__!r} object has no attribute {name!r}")
+        return getattr(self.value(), name)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        value = self.value()
+        return type(value), (value,)
+
+
+def _operand(scope: Scope, other: Any) -> Any:
+    """The other side of an operation: an int, a float, or a symbolic number of the same scope; else None."""
+    kind = type(other)
+    if kind is int or kind is float:
+        return other
+    if kind is SymInt or kind is SymFloat:
+        return other if other.scope is scope else other.value()
+    if isinstance(other, Integral):
+        return int(other)
+    return float(other) if isinstance(other, Real) else None
+
+
+def plain(x: Any) -> Any:
+    """The hint of a symbolic number, any other thing itself; nothing is pinned."""
+    return x.hint if type(x) is SymInt or type(x) is SymFloat else x
+
+
+def as_index(n: Any) -> Any:
+    """`operator.index`, but a symbolic integer stays what it is."""
+    return n if type(n) is int or type(n) is SymInt else operator.index(n)
+
+
+# -- integers --------------------------------------------------------------------------------------------------------
+def _terms(x: Any) -> Terms:
+    return x.terms if type(x) is SymInt else ({(): x} if x else {})
+
+
+def _sum(a: Terms, b: Terms, factor: int = 1) -> Terms:
+    out = dict(a)
+    for product, c in b.items():
+        c = out.get(product, 0) + factor * c
+        if c:
+            out[product] = c
+        else:
+            out.pop(product, None)
+    return out
+
+
+def _product(a: Terms, b: Terms) -> Terms:
+    out: Terms = {}
+    for p, c in a.items():
+        for q, d in b.items():
+            out = _sum(out, {tuple(sorted(p + q)): c * d})
+    return out
+
+
+def _order(product: tuple[str, ...]) -> tuple:
+    return -len(product), product
+
+
+def _without(product: tuple[str, ...], factor: tuple[str, ...]) -> tuple[str, ...]:
+    left = Counter(product)
+    left.subtract(factor)
+    return tuple(sorted(left.elements()))
+
+
+def _within(factor: tuple[str, ...], product: tuple[str, ...]) -> bool:
+    return Counter(factor) <= Counter(product)
+
+
+def _quotient(a: Terms, b: Terms) -> tuple[Terms, Terms]:
+    """(q, r) with a = q * b + r, as far as the leading term of b divides."""
+    lead = min(b, key=_order)
+    whole: Terms = {}
+    rest = dict(a)
+    # Each step replaces a term by smaller ones (in graded order), so this ends.
+    while divisible := [p for p in rest if not rest[p] % b[lead] and _within(lead, p)]:
+        product = min(divisible, key=_order)
+        factor: Terms = {_without(product, lead): rest[product] // b[lead]}
+        whole, rest = _sum(whole, factor), _sum(rest, _product(factor, b), -1)
+    return whole, rest
+
+
+def text_of(terms: Terms) -> str:
+    """`2*s0*s1 + s0 - 3`."""
+    out = ""
+    for product in sorted(terms, key=_order):
+        c = terms[product]
+        factors = [str(abs(c))] * (abs(c) != 1 or not product) + list(product)
+        sign = ("-" if c < 0 else "") if not out else (" - " if c < 0 else " + ")
+        out += sign + "*".join(factors)
+    return out or "0"
+
+
+class SymInt(_Symbolic):
+    """An integer of a trace; see the module's docstring."""
+
+    __slots__ = ("_text", "hint", "scope", "terms")
+
+    def __init__(self, scope: Scope, terms: Terms, hint: int):
+        self.scope, self.terms, self.hint = scope, terms, hint
+        self._text = ""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return int
+
+    @property
+    def symbols(self) -> frozenset[str]:  # type: ignore[override]
+        atoms = {atom for product in self.terms for atom in product}
+        return frozenset().union(*[self.scope.atoms.get(atom, (atom,)) for atom in atoms])
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        self._text = self._text or text_of(self.terms)
+        return self._text
+
+    def __index__(self) -> int:
+        return self.value()
+
+    def _made(self, terms: Terms, hint: int) -> SymInt | int:
+        """An expression of this scope; a plain int where it is constant."""
+        return SymInt(self.scope, terms, hint) if any(terms) else terms.get((), 0)
+
+    def _opaque(self, sign: str, a: Any, b: Any, hint: int) -> SymInt | int:
+        """A quotient or remainder that does not simplify, as an atom."""
+        atom = f"(({text_of(_terms(a))}) {sign} ({text_of(_terms(b))}))"
+        scope = self.scope
+        scope.atoms[atom] = frozenset().union(*[x.symbols for x in (a, b) if type(x) is SymInt])
+        if _least(scope, _terms(b)) > 0 and (sign == "%" or _least(scope, _terms(a)) >= 0):
+            scope.natural.add(atom)
+        return SymInt(scope, {(atom,): 1}, hint)
+
+    # -- arithmetic ---------------------------------------------------------------------------------------------------
+    def _add(self, a: Any, b: Any) -> Any:
+        return self._made(_sum(_terms(a), _terms(b)), plain(a) + plain(b))
+
+    def _subtract(self, a: Any, b: Any) -> Any:
+        return self._made(_sum(_terms(a), _terms(b), -1), plain(a) - plain(b))
+
+    def _multiply(self, a: Any, b: Any) -> Any:
+        return self._made(_product(_terms(a), _terms(b)), plain(a) * plain(b))
+
+    def _divide(self, a: Any, b: Any) -> tuple[Any, Any]:
+        """(a // b, a % b): the polynomial quotient, and what is left as an opaque atom."""
+        hints = divmod(plain(a), plain(b))  # raises ZeroDivisionError
+        if type(b) is SymInt and _least(self.scope, b.terms) <= 0:
+            _compared(self.scope, "==", b, 0)  # 0 does not divide: another size might
+        whole, rest = _quotient(_terms(a), _terms(b))
+        if not rest:
+            return self._made(whole, hints[0]), 0
+        left = self._made(rest, plain(a) - _evaluated(self.scope, whole) * plain(b))
+        if type(left) is int and type(b) is int:
+            return self._made(_sum(whole, _terms(left // b)), hints[0]), left % b
+        if type(b) is SymInt and _least(self.scope, _terms(left)) >= 0 and _least(self.scope, _terms(b - left)) > 0:
+            return self._made(whole, hints[0]), left
+        quotient = self._opaque("//", left, b, plain(left) // plain(b))
+        return self._made(_sum(whole, _terms(quotient)), hints[0]), self._opaque("%", left, b, hints[1])
+
+    def __neg__(self) -> Any:
+        return 0 - self
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return -self if self < 0 else self
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+    def __invert__(self) -> Any:
+        return -self - 1
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self if digits is None or digits >= 0 else round(self.value(), digits)
+
+    def __trunc__(self) -> Any:
+        return self
+
+    __floor__ = __ceil__ = __trunc__
+
+
+def _evaluated(scope: Scope, terms: Terms) -> int:
+    """The hint of a polynomial."""
+    if not any(terms):
+        return terms.get((), 0)
+    return function(list(scope.hints), [text_of(terms)], ",")(*scope.hints.values())[0]
+
+
+def _least(scope: Scope, terms: Terms) -> float:
+    """A lower bound of a polynomial from the signs of its terms."""
+    constant = terms.get((), 0)
+    signs = [c > 0 and all(a in scope.natural for a in p) for p, c in terms.items() if p]
+    return constant if all(signs) else -math.inf
+
+
+def _compared(scope: Scope, sign: str, a: Any, b: Any) -> bool:
+    """A comparison, decided from the expressions of integers or recorded as a guard."""
+    outcome = _COMPARE[sign](plain(a), plain(b))
+    if type(a) is SymFloat or type(b) is SymFloat or type(a) is float or type(b) is float:
+        return scope.decide(f"{_float_text(a)} {sign} {_float_text(b)}", outcome)
+    terms = _sum(_terms(b), _terms(a), -1)
+    if sign == "<=":
+        sign, terms = "<", _sum(terms, {(): 1})
+    if sign == "==" and terms and terms[min(terms, key=_order)] < 0:
+        terms = {p: -c for p, c in terms.items()}  # one text for a == b and b == a
+    low, high = _least(scope, terms), -_least(scope, {p: -c for p, c in terms.items()})
+    if low == high:
+        return low == 0 if sign == "==" else low > 0
+    if low > 0 or high < 0:
+        return sign == "<" and low > 0
+    if high == 0 and sign == "<":
+        return False
+    return scope.decide(f"{text_of(terms)} {'==' if sign == '==' else '>'} 0", outcome)
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {"==": operator.eq, "<": operator.lt, "<=": operator.le}
+
+
+# -- reals -----------------------------------------------------------------------------------------------------------
+def _float_text(x: Any) -> str:
+    return f"({x.text})" if isinstance(x, _Symbolic) else literal(x)
+
+
+class SymFloat(_Symbolic):
+    """A real number of a trace: the Python expression that gives it, evaluated anew for each call."""
+
+    __slots__ = ("hint", "scope", "symbols", "text")
+
+    def __init__(self, scope: Scope, text: str, hint: float, symbols: frozenset[str]):
+        self.scope, self.text, self.hint, self.symbols = scope, text, hint, symbols
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return float
+
+    def __neg__(self) -> Any:
+        return SymFloat(self.scope, f"-({self.text})", -self.hint, self.symbols) if self.scope.active else -self.hint
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return -self if self < 0 else self
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+
+def _real(scope: Scope, sign: str, a: Any, b: Any, hint: Any) -> Any:
+    """A real expression, pinned to its value where it has grown too long or is no real number."""
+    symbols = frozenset().union(*[x.symbols for x in (a, b) if isinstance(x, _Symbolic)])
+    text = f"{_float_text(a)} {sign} {_float_text(b)}"
+    if len(text) > LONGEST or type(hint) is not float:
+        scope.pin(symbols)
+        return hint
+    if sign == "**" and isinstance(a, _Symbolic):
+        _compared(scope, "<", a, 0)  # the power of a negative number may be complex
+    return SymFloat(scope, text, hint, symbols)
+
+
+# -- the operators of both -------------------------------------------------------------------------------------------
+def _arithmetic(sign: str, compute: Callable[[Any, Any], Any], whole: Callable[[SymInt, Any, Any], Any] | None) -> Any:
+    """The special methods `a sign b` and its reflection; `whole` works on integers."""
+
+    def apply(self: Any, a: Any, b: Any) -> Any:
+        if a is None or b is None:
+            return NotImplemented
+        if not self.scope.active:
+            return compute(plain(a), plain(b))
+        if whole is not None and type(a) in (int, SymInt) and type(b) in (int, SymInt):
+            return whole(self, a, b)
+        return _real(self.scope, sign, a, b, compute(plain(a), plain(b)))
+
+    return (
+        lambda self, other: apply(self, self, _operand(self.scope, other)),
+        lambda self, other: apply(self, _operand(self.scope, other), self),
+    )
+
+
+def _power(self: SymInt, a: Any, b: Any) -> Any:
+    """An integer power by a small constant is a product; others are reals, or pinned."""
+    if type(b) is int and 0 <= b <= 8:
+        out: Any = 1
+        for _ in range(b):
+            out = out * a
+        return out
+    exponent = b.value() if type(b) is SymInt else b
+    return _real(self.scope, "**", a, exponent, plain(a) ** exponent) if type(a) is SymInt else a**exponent
+
+
+def _bitwise(compute: Callable[[int, int], int], reflected: bool) -> Any:
+    """An operation on bits: on the values."""
+
+    def apply(self: SymInt, other: Any) -> Any:
+        other = _operand(self.scope, other)
+        if other is None or isinstance(other, float):
+            return NotImplemented
+        other = other.value() if type(other) is SymInt else other
+        return compute(other, self.value()) if reflected else compute(self.value(), other)
+
+    return apply
+
+
+def _comparison(sign: str, swapped: bool = False, negated: bool = False) -> Any:
+    def compare(self: Any, other: Any) -> Any:
+        other = _operand(self.scope, other)
+        if other is None:
+            return NotImplemented
+        a, b = (other, self) if swapped else (self, other)
+        if not self.scope.active:
+            return _COMPARE[sign](plain(a), plain(b)) != negated
+        return _compared(self.scope, sign, a, b) != negated
+
+    return compare
+
+
+def _define_operators() -> None:
+    table: list[tuple[str, str, Callable, Callable | None]] = [
+        ("add", "+", operator.add, SymInt._add),
+        ("sub", "-", operator.sub, SymInt._subtract),
+        ("mul", "*", operator.mul, SymInt._multiply),
+        ("floordiv", "//", operator.floordiv, lambda self, a, b: self._divide(a, b)[0]),
+        ("mod", "%", operator.mod, lambda self, a, b: self._divide(a, b)[1]),
+        ("truediv", "/", operator.truediv, None),
+        ("pow", "**", operator.pow, _power),
+    ]
+    for name in ("and", "or", "xor", "lshift", "rshift"):
+        setattr(SymInt, f"__{name}__", _bitwise(getattr(operator, f"__{name}__"), False))
+        setattr(SymInt, f"__r{name}__", _bitwise(getattr(operator, f"__{name}__"), True))
+    for kind in (SymInt, SymFloat):
+        for name, sign, compute, whole in table:
+            forward, reflected = _arithmetic(sign, compute, whole)
+            setattr(kind, f"__{name}__", forward)
+            setattr(kind, f"__r{name}__", reflected)
+        kind.__divmod__ = lambda self, other: (self // other, self % other)  # type: ignore[attr-defined]
+        kind.__rdivmod__ = lambda self, other: (other // self, other % self)  # type: ignore[attr-defined]
+        kind.__eq__ = _comparison("==")  # type: ignore[assignment]
+        kind.__ne__ = _comparison("==", negated=True)  # type: ignore[assignment]
+        kind.__lt__ = _comparison("<")  # type: ignore[attr-defined]
+        kind.__gt__ = _comparison("<", swapped=True)  # type: ignore[attr-defined]
+        kind.__le__ = _comparison("<=")  # type: ignore[attr-defined]
+        kind.__ge__ = _comparison("<=", swapped=True)  # type: ignore[attr-defined]
+
+
+_define_operators()
+SYMBOLIC: frozenset[type] = frozenset((SymInt, SymFloat))
+"""`type(x) in SYMBOLIC` tells a symbolic number from a plain one; isinstance does not."""
