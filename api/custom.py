@@ -166,7 +166,7 @@ class custom_function:  # noqa: N801 (MLX's name)
     ):
         if fun is not None and f is not None:
             raise TypeError("[custom_function] The function is given twice, as fun and as f.")
-        self._fun: Callable | None = None
+        self._fun: Callable[..., Any] | None = None
         self._rules: dict[str, Callable] = {}
         for kind, rule in (("vjp", fun_vjp), ("jvp", fun_jvp), ("vmap", fun_vmap)):
             if rule is not None:
@@ -207,21 +207,14 @@ class custom_function:  # noqa: N801 (MLX's name)
         if not self._rules:
             return self._fun(*args, **kwargs)
         arguments = _Arguments(args, kwargs)
-        if not running.depth:
-            result = arguments.call(self._fun, [wrap(v) for v in arguments.inputs])
-            self._outputs(result)
-            return result
-        return self._record(arguments)
+        if running.depth:
+            return self._record(self._fun, arguments)
+        result = arguments.call(self._fun, [wrap(v) for v in arguments.inputs])
+        _strict_outputs(self._fun, result)
+        return result
 
-    def _outputs(self, result: Any) -> list[array]:
-        name, where = describe(self._fun)
-        found = strict_leaves(result, array, f"returned by {name}{at(where)}")
-        if not found:
-            raise ValueError(f"[custom_function] {name}{at(where)} must return at least one array.")
-        return found
-
-    def _record(self, arguments: _Arguments) -> Any:
-        traced = _trace(self._fun, arguments, self._outputs)
+    def _record(self, fun: Callable, arguments: _Arguments) -> Any:
+        traced = _trace(fun, arguments, functools.partial(_strict_outputs, fun))
         behind = [traces_behind(v) for v in arguments.inputs]
         linked = [traces_behind(v, blocked=_STOP_GRADIENT) for v in arguments.inputs]
         vjp = jvp = vmap = _Rule()
@@ -249,6 +242,14 @@ class custom_function:  # noqa: N801 (MLX's name)
         operands = [*arguments.inputs, *[v for part in captured for v in part]]
         found = apply_transform(_CUSTOM, operands, attrs, traced.program.avals)
         return unflatten(flatten(traced.result)[1], map(wrap, found))
+
+
+def _strict_outputs(fun: Callable, result: Any) -> list[array]:
+    name, where = describe(fun)
+    found = strict_leaves(result, array, f"returned by {name}{at(where)}")
+    if not found:
+        raise ValueError(f"[custom_function] {name}{at(where)} must return at least one array.")
+    return found
 
 
 # -- tracing rules ---------------------------------------------------------------------------------------------------
@@ -319,14 +320,15 @@ def _traced_vjp(rule: Callable, arguments: _Arguments, traced: _Traced) -> _Rule
         )
         wanted = leaves(arguments.positional)
         _check("vjp", rule, found is not None, f"must return a gradient per primal, {len(wanted)}, in their structure.")
-        which, grads = [], []
-        numbers = iter(range(len(primals)))
+        which: list[int] = []
+        grads: list[Value] = []
+        index = -1
         for leaf, grad in zip(wanted, found or (), strict=True):
-            index = next(numbers) if isinstance(leaf, array) else None
+            index += isinstance(leaf, array)
             if grad is None:
                 continue
             _check("vjp", rule, isinstance(grad, array), f"returned a {type(grad).__name__} for a gradient.")
-            _check("vjp", rule, index is not None, f"returned a gradient for a {type(leaf).__name__}.")
+            _check("vjp", rule, isinstance(leaf, array), f"returned a gradient for a {type(leaf).__name__}.")
             _check("vjp", rule, grad.shape == leaf.shape,
                    f"returned a gradient of shape {grad.shape} for a primal of shape {leaf.shape}.")  # fmt: skip
             which.append(index)

@@ -69,7 +69,7 @@ def install() -> None:
     sys.modules.update({"mlx": package, "mlx.core": core})
     for module in _CORE_MODULES:
         sys.modules[f"mlx.core.{module.__name__.rpartition('.')[2]}"] = module
-    sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder)
 
 
 install()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mlxir.compiler.evaluate import evaluate, executable
+from mlxir.compiler.evaluate import evaluate, executable, family
 from mlxir.compiler.graph import Node, NumberTrace, Value, constant, resolve
 from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import numbers_in, substitute
@@ -56,11 +56,12 @@ class Entry:
     `captured[i]` is a value from outside, or j for input j of `feed`. `places` says for each array of the returned
     tree, then of the captured outputs, where it comes from: result j of the program (j >= 0), value i of the call
     (-1 - i), or a value from outside that is returned as it is. `next` serves the same signature for other numbers.
+    `sized` is the family of programs that this one belongs to and its sizes (compiler/generic.py).
     """
 
     __slots__ = (
         "alternatives", "captured", "code_bytes", "feed", "next", "places", "plain", "program", "rebuild", "returned",
-        "run",
+        "run", "sized",
     )  # fmt: skip
 
     def __init__(
@@ -70,8 +71,10 @@ class Entry:
         places: list[int | Value],
         result: Any,
         feed: Feed | None = None,
+        sized: tuple[Any, list[int]] | None = None,
     ):
         self.program, self.captured, self.places, self.feed = program, captured, places, feed
+        self.sized = sized
         self.plain = places == list(range(len(places)))
         self.returned, self.rebuild = _rebuilder(result)
         self.run: Callable[[list[Buffer]], list[Buffer]] | None = None
@@ -86,7 +89,7 @@ class Entry:
         if not self.program.outputs:
             self.run = lambda buffers: []
             return
-        made = executable(self.program)
+        made = executable(self.program) if self.sized is None else self.sized[0].runner(self.sized[1])
         run, self.code_bytes = made.run, made.code_bytes
         if self.feed is not None:
             given = len(self.program.parameters) - len(extra)
@@ -133,13 +136,18 @@ class Traced:
         self.program, self.captured, self.places, self.result = program, captured, places, result
         self.scope, self.sources = scope, sources
         self.names = list(scope.hints)
-        self.inner = {n.text: n for n in numbers_in(program)}  # symbolic numbers in shapes and attributes
+        needed = {n.text: n for n in numbers_in(program)}
+        self.inner = dict(needed)  # symbolic numbers in shapes, attributes and the result
         self.inner.update((x.text, x) for x in leaves(result) if type(x) in SYMBOLIC)
         # Only beside arrays can a number be an input; in an attribute or in the result it is a constant.
         values = {name for name, (array, _) in zip(self.names, sources, strict=True) if array < 0}
         for n in self.inner.values():
             scope.pin(n.symbols & values)
         self.open = values - scope.pins.keys()
+        sizes = [name for name in self.names if name not in values]
+        self.family = None
+        if needed and not any(n.symbols & values for n in needed.values()):
+            self.family = family(program, sizes, list(needed))
         self.holds = function(self.names, scope.assumptions(), "and")
         self.concrete = function(self.names, list(self.inner), ",")
 
@@ -191,11 +199,13 @@ class Traced:
         made: dict[int, Value | int] = {id(t): constant(t.data(x)) for t, x in zip(fixed, numbers, strict=True)}
         made.update((id(t), i) for i, t in enumerate(fed))
         captured = [made[id(v.trace)] if self.own(v) else v for v in self.captured]
-        feed = None
+        feed = sized = None
+        if self.family is not None:
+            sized = self.family, [n for n, (i, _) in zip(symbols, self.sources, strict=True) if i >= 0]
         if self.open:
             slots = [(k, j) for k, (i, j) in enumerate(self.sources) if i < 0 and self.names[k] in self.open]
             feed = Feed(symbols, slots, self.holds, function(self.names, [t.number.text for t in fed], ","), fed)
-        return Entry(program, captured, self.places, result, feed)
+        return Entry(program, captured, self.places, result, feed, sized)
 
 
 def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:

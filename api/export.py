@@ -16,9 +16,10 @@ described in compiler/exchange.py. A damaged file raises ValueError.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import IO, Any
@@ -125,16 +126,16 @@ def _write(path: str, traces: Sequence[_Exported], metadata: str) -> None:
         "functions": [t.data(number) for t in traces],
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    folder = os.path.dirname(os.path.abspath(path))
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".exporting-")
+    name = f"{path}.{os.getpid()}-{threading.get_ident()}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(name, "xb") as file:
             file.write(MAGIC + len(text).to_bytes(8, "little") + text)
             for v in constants.values():
                 file.write(v.buffer.numpy().tobytes())  # type: ignore[union-attr]
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
         raise
 
 
@@ -282,7 +283,7 @@ class _Imported:
         self.inputs = [reader.aval(a) for a in data["inputs"]]
         _need(type(self.positional) is int and self.positional + len(self.keywords) == len(self.inputs), "inputs")
         _need(self.hints in ([], [n for a in self.inputs for n in a.shape]), "symbols")
-        conditions = [checked_expression(text, self.names) for text in data.get("assumed", ())]
+        conditions = [checked_expression(text, self.names) for text in data["assumed"]]
         self.holds = function(self.names, conditions, "and")
         self.captured: list[Value | tuple[Any, Dtype]] = []
         for item in data["captured"]:
@@ -374,8 +375,8 @@ def _read(data: bytes) -> tuple[ImportedFunction, str]:
     _need(len(data) >= end >= start, "its length")
     try:
         header = json.loads(data[start:end])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"[import_function] the file is damaged: {type(error).__name__} in its JSON part") from None
+    except ValueError as error:
+        raise ValueError(f"[import_function] the file is damaged: {error} in its JSON part") from None
     _need(isinstance(header, dict) and isinstance(header.get("metadata"), str), "its header")
     _need(isinstance(header.get("constants"), list) and isinstance(header.get("functions"), list), "its header")
     reader, constants = Reader(Scope()), []
@@ -400,7 +401,10 @@ def import_function(file: str, return_metadata: bool = False) -> Any:
             data = opened.read()
     except OSError as error:
         raise RuntimeError(f"[import_function] Failed to open {path}: {error.strerror}") from None
-    found, metadata = _read(data)
+    try:
+        found, metadata = _read(data)
+    except (TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"[import_function] the file is damaged: {type(error).__name__} {error}") from None
     return (found, metadata) if return_metadata else found
 
 

@@ -40,7 +40,7 @@ def gated_delta_update(
     for x in (q, k, v, gamma, beta):
         check_array("gated_delta_update", x)
     groups = _groups(q, k, v, gamma, beta)
-    keys = [repeat(swapaxes(x.astype(float32), 1, 2), groups, 1) for x in (q, k)]
+    queries, keys = (repeat(swapaxes(x.astype(float32), 1, 2), groups, 1) for x in (q, k))
     values, decay, rate = (swapaxes(x.astype(float32), 1, 2) for x in (v, gamma, beta))
     if mask is not None:
         kept = expand_dims(check_array("gated_delta_update", mask).astype(bool_), 1)
@@ -49,8 +49,8 @@ def gated_delta_update(
     state = zeros((batch, heads, size, q.shape[-1])) if initial_state is None else initial_state.astype(float32)
     outputs = []
     for start in range(0, steps, _CHUNK):
-        part = [x[:, :, start : start + _CHUNK] for x in (*keys, values, decay, rate)]
-        output, state = _chunk(*part, state)
+        part = (slice(None), slice(None), slice(start, start + _CHUNK))
+        output, state = _chunk(queries[part], keys[part], values[part], decay[part], rate[part], state)
         outputs.append(output)
     out = swapaxes(concatenate(outputs, 2), 1, 2)
     if mask is not None:

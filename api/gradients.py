@@ -133,15 +133,17 @@ class _Differentiated:
         return maker(tree)([self.gradients(v, number, grads, (*path, i)) for i, v in enumerate(children(tree))])
 
 
-def _loss_and_aux(tag: str, fun: Callable, result: Any) -> tuple[array, tuple]:
+def _loss_and_aux(tag: str, fun: Callable, result: Any, has_aux: bool) -> tuple[array, tuple]:
     """The scalar to differentiate and the further outputs. Raises ValueError for a result of any other form."""
     name, where = describe(fun)
     wanted = "a scalar array" if tag == "grad" else "either a scalar array or a tuple with the first value being one"
+    if has_aux:
+        wanted = "a pair (scalar array, auxiliary data)"
     about = f"[{tag}] The return value of the function whose gradient we want to compute should be {wanted}; but"
     aux: tuple = ()
-    if isinstance(result, array):
+    if isinstance(result, array) and not has_aux:
         loss = result
-    elif tag == "grad" or not isinstance(result, tuple):
+    elif not isinstance(result, tuple) or (len(result) != 2 if has_aux else tag == "grad"):
         raise ValueError(f"{about} {type(result).__name__} was returned by {name}{at(where)}.")
     elif not result:
         raise ValueError(f"{about} {name}{at(where)} returned an empty tuple.")
@@ -161,7 +163,14 @@ def _loss_and_aux(tag: str, fun: Callable, result: Any) -> tuple[array, tuple]:
 
 
 def _gradient_call(
-    tag: str, fun: Callable, indices: list[int], names: set[str], single: bool, args: tuple, kwargs: dict[str, Any]
+    tag: str,
+    fun: Callable,
+    indices: list[int],
+    names: set[str],
+    single: bool,
+    has_aux: bool,
+    args: tuple,
+    kwargs: dict[str, Any],
 ) -> tuple[Any, Any]:
     """(value, gradients) of one call."""
     if indices and indices[-1] >= len(args):
@@ -184,7 +193,7 @@ def _gradient_call(
 
     name, where = describe(fun)
     nested = running.depth > 0
-    running_here = Trace("vjp", name, where)
+    here = Trace("vjp", name, where)
     since = first_uid()
     stand_ins = _StandIns()
     tracers: list[Value] = []
@@ -192,12 +201,12 @@ def _gradient_call(
 
     def trace(leaf: array) -> Value:
         primals.append(leaf._value)
-        tracers.append(tracer(leaf._value, running_here))
+        tracers.append(tracer(leaf._value, here))
         return tracers[-1]
 
     def enter(label: Any, tree: Any) -> Any:
         # Arguments that are not differentiated are traced too: they count as tracers in what the function calls.
-        return stand_ins.insert(tree, trace if label in selected else lambda leaf: tracer(leaf._value, running_here))
+        return stand_ins.insert(tree, trace if label in selected else lambda leaf: tracer(leaf._value, here))
 
     trees: tuple[list, dict] = ([], {})
     try:
@@ -213,9 +222,9 @@ def _gradient_call(
             found = stand_ins.made.get(id(leaf))
             return None if found is None else numbers.get(id(found[1]))
 
-        with ValueTracing(), running_here:
+        with ValueTracing(), here:
             result = fun(*trees[0], **trees[1])
-            loss, aux = _loss_and_aux(tag, fun, result)
+            loss, aux = _loss_and_aux(tag, fun, result, has_aux)
             traced = {id(x): x for x in leaves(aux) if isinstance(x, array) and _made_inside(x._value, since)}
             outputs = [loss._value, *[x._value for x in traced.values()]]
             program, captured = close(tracers, outputs, since, name)
@@ -246,28 +255,40 @@ def _made_inside(value: Value, since: int) -> bool:
 
 
 def value_and_grad(
-    fun: Callable, argnums: int | Sequence[int] | None = None, argnames: str | Sequence[str] = ()
+    fun: Callable,
+    argnums: int | Sequence[int] | None = None,
+    argnames: str | Sequence[str] = (),
+    *,
+    has_aux: bool = False,
 ) -> Callable[..., tuple[Any, Any]]:
     """A function that returns the value of `fun` and its gradient.
 
     `fun` returns a scalar array, or a tuple whose first item is one; further items are returned and not differentiated.
-    `argnums` (an int or several, default 0) and `argnames` select the arguments, trees of arrays. One index gives that
-    argument's tree of gradients, several a tuple of them; with `argnames` the gradient is `(positional, {name: tree})`.
+    With `has_aux` that tuple must be a pair. `argnums` (an int or several, default 0) and `argnames` select the
+    arguments, trees of arrays. One index gives that argument's tree of gradients, several a tuple of them; with
+    `argnames` the gradient is `(positional, {name: tree})`.
 
     Raises TypeError for selections of a wrong type; ValueError for wrong ones, for selected arguments that hold other
     leaves than arrays, and for a result that is no scalar.
     """
-    return _gradient_function("value_and_grad", fun, argnums, argnames)
+    return _gradient_function("value_and_grad", fun, argnums, argnames, has_aux)
 
 
 def grad(
-    fun: Callable, argnums: int | Sequence[int] | None = None, argnames: str | Sequence[str] = ()
+    fun: Callable,
+    argnums: int | Sequence[int] | None = None,
+    argnames: str | Sequence[str] = (),
+    *,
+    has_aux: bool = False,
 ) -> Callable[..., Any]:
-    """A function that returns the gradient of `fun`, which returns a scalar array; see `value_and_grad`."""
-    return _gradient_function("grad", fun, argnums, argnames)
+    """A function that returns the gradient of `fun`, which returns a scalar array; see `value_and_grad`.
+
+    With `has_aux`, `fun` returns a pair (scalar array, aux) and the new function a pair (gradient, aux).
+    """
+    return _gradient_function("grad", fun, argnums, argnames, has_aux)
 
 
-def _gradient_function(tag: str, fun: Callable, argnums: Any, argnames: Any) -> Callable[..., Any]:
+def _gradient_function(tag: str, fun: Callable, argnums: Any, argnames: Any, has_aux: bool) -> Callable[..., Any]:
     check_callable(tag, fun)
     names = _selected_names(tag, argnames)
     indices = _selected_indices(tag, argnums, bool(names))
@@ -275,7 +296,9 @@ def _gradient_function(tag: str, fun: Callable, argnums: Any, argnames: Any) -> 
 
     @functools.wraps(fun, updated=())
     def differentiated(*args: Any, **kwargs: Any) -> Any:
-        value, gradients = _gradient_call(tag, fun, indices, names, single, args, kwargs)
-        return gradients if tag == "grad" else (value, gradients)
+        value, gradients = _gradient_call(tag, fun, indices, names, single, has_aux, args, kwargs)
+        if tag == "value_and_grad":
+            return value, gradients
+        return (gradients, value[1]) if has_aux else gradients
 
     return differentiated

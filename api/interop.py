@@ -17,7 +17,7 @@ from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype, scalar_dtype
 from mlxir.runtime.errors import user_frame
 
-from . import values
+from . import dlpack, values
 
 # NumPy types that become a narrower type of ours, as in MLX.
 _NARROWED = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.complex128): np.dtype(np.complex64)}
@@ -86,8 +86,10 @@ def as_numpy(x: Any) -> np.ndarray:
     if isinstance(x, _BYTES):
         view = memoryview(x)
         return np.frombuffer(view, np.uint8) if view.format in ("B", "c") and view.ndim == 1 else np.asarray(view)
-    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        return np.from_dlpack(x)
+    if getattr(x, "requires_grad", False):  # PyTorch: the data alone
+        x = x.detach()
+    if hasattr(x, "__dlpack__") and (not hasattr(x, "__array__") or dlpack.is_bfloat16(x)):
+        return dlpack.imported(x)
     return np.asarray(x)
 
 
@@ -207,7 +209,7 @@ def from_dlpack(x: Any, copy: bool | None) -> Value:
     """A value over the memory of a DLPack producer on the CPU. Raises ValueError where `copy=False` cannot be kept."""
     if not hasattr(x, "__dlpack__"):
         raise _error(TypeError, f"[from_dlpack] {type(x).__name__} is no DLPack producer")
-    data = np.from_dlpack(x)
+    data = dlpack.imported(x)
     if copy is False and (data.dtype in _NARROWED or not (data.flags.c_contiguous and data.flags.aligned)):
         raise _error(
             ValueError, "[from_dlpack] Cannot import an array that is not row-contiguous or is float64 without a copy."

@@ -11,10 +11,10 @@ import io
 import json
 import os
 import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -89,6 +89,12 @@ def _checked(name: str, arrays: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     return {key: x._numpy() for key, x in arrays.items()}
 
 
+def _zipfile() -> ModuleType:
+    import zipfile  # lazy: it loads four codecs, which only .npz files need
+
+    return zipfile
+
+
 def _bytes(data: np.ndarray) -> memoryview:
     return memoryview(data.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
@@ -112,12 +118,12 @@ def _write_npy(out: Any, data: np.ndarray) -> None:
 
 def savez(file: File, *args: array, **kwargs: array) -> None:
     """Write arrays to an uncompressed `.npz` file; positional ones are called arr_0, arr_1, ..."""
-    _write_npz("savez", file, args, kwargs, zipfile.ZIP_STORED)
+    _write_npz("savez", file, args, kwargs, _zipfile().ZIP_STORED)
 
 
 def savez_compressed(file: File, *args: array, **kwargs: array) -> None:
     """Write arrays to a compressed `.npz` file; see `savez`."""
-    _write_npz("savez_compressed", file, args, kwargs, zipfile.ZIP_DEFLATED)
+    _write_npz("savez_compressed", file, args, kwargs, _zipfile().ZIP_DEFLATED)
 
 
 def _write_npz(name: str, file: File, args: tuple[array, ...], kwargs: dict[str, array], compression: int) -> None:
@@ -130,7 +136,7 @@ def _write_npz(name: str, file: File, args: tuple[array, ...], kwargs: dict[str,
     if not (_is_path(file) or hasattr(file, "write")):
         raise failure(ValueError, f"[{name}] Input must be a file-like object, or string")
     target: Any = _with_extension(file, ".npz") if _is_path(file) else file
-    with zipfile.ZipFile(target, "w", compression) as archive:
+    with _zipfile().ZipFile(target, "w", compression) as archive:
         for key, values in data.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 _write_npy(member, values)
@@ -213,7 +219,7 @@ def load(
     if return_metadata and not has_metadata:
         raise failure(ValueError, f"[load] metadata not supported for format {format}")
     try:
-        source = Source(file, name)  # type: ignore[arg-type]
+        source = Source(file, name)
     except OSError as error:
         kind = FormatError if format in ("npz", "gguf") else RuntimeError
         raise failure(kind, f"[load] Failed to open file {name}: {error.strerror}") from error
@@ -259,7 +265,7 @@ def _read_npy(source: Source) -> Buffer:
 def _load_npz(source: Source) -> tuple[dict[str, Buffer], dict]:
     """The members of a zip archive, each a `.npy` file; their checksums are verified."""
     try:
-        with zipfile.ZipFile(io.BytesIO(source.read(0, source.size))) as archive:
+        with _zipfile().ZipFile(io.BytesIO(source.read(0, source.size))) as archive:
             return {_member_name(m): _read_npy(_member(archive, m)) for m in archive.infolist()}, {}
     except FormatError:
         raise
@@ -267,11 +273,11 @@ def _load_npz(source: Source) -> tuple[dict[str, Buffer], dict]:
         raise FormatError(f"[load_npz] {source.name} is no readable zip file: {error}") from error
 
 
-def _member_name(member: zipfile.ZipInfo) -> str:
+def _member_name(member: Any) -> str:
     return member.filename.removesuffix(".npy")
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Source:
+def _member(archive: Any, member: Any) -> Source:
     if member.file_size > _DEFLATE_LIMIT * (member.compress_size + 1):
         raise FormatError(f"[load_npz] {member.filename} claims more bytes than its compressed data can hold")
     return Source(io.BytesIO(archive.read(member)), member.filename)

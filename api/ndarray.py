@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlxir.compiler.evaluate import evaluate
-from mlxir.compiler.graph import Node, Value, with_place
+from mlxir.compiler.graph import Node, Value, record, with_place
 from mlxir.dialects.mx import RECORDS, Aval, Primitive
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote, uint8
 from mlxir.runtime.errors import user_frame
 
-from . import buffer_protocol, interop, values
+from . import buffer_protocol, dlpack, interop, values
 from .printing import to_string
 
 __all__ = ["array"]
@@ -79,7 +79,7 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
         if b.dtype is not dtype:
             dtype = promote(dtype, b.dtype)
             a, b = values.cast(a, dtype), values.cast(b, dtype)
-        if dtype in replaced:
+        if replaced and dtype in replaced:
             dtype = replaced[dtype]
             a, b = values.cast(a, dtype), values.cast(b, dtype)
         shape, others = a.shape, b.shape
@@ -89,9 +89,7 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
             dtype = result
         operands = (b, a) if reflected else (a, b)
         out = _allocate(array)
-        out._value = Value(
-            shape, dtype, Node(primitive, _NO_ATTRS, operands, (_new_tuple(Aval, (shape, dtype)),), user_frame(2))
-        )
+        out._value = record(primitive, operands, _NO_ATTRS, shape, dtype)
         return out
 
     return operator
@@ -319,7 +317,7 @@ class array:
         if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
             raise BufferError("[dlpack] mlxir arrays live on the CPU")
         data = self._numpy()
-        return (data.copy() if copy else data).__dlpack__()
+        return dlpack.export(data.copy() if copy else data)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # kDLCPU

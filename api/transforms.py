@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxir.compiler.activity import check_differentiable
 from mlxir.compiler.evaluate import ValueTracing, evaluate, start
@@ -29,13 +29,14 @@ from mlxir.compiler.graph import (
 from mlxir.compiler.program import Program
 from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.errors import AxisError, Where, at, user_frame
-from mlxir.runtime.trees import broadcast_prefix, container_kind, flatten, leaves, strict_leaves, unflatten
+from mlxir.runtime.trees import broadcast_prefix, container_kind, flatten, leaves, strict_leaves, tree_map, unflatten
 
 from . import values
+from .linearized import linearized
 from .ndarray import array, wrap
 from .random import RandomState
 
-__all__ = ["async_eval", "eval", "jvp", "vjp", "vmap"]
+__all__ = ["async_eval", "eval", "jvp", "linearize", "vjp", "vmap"]
 
 _VJP, _JVP, _VMAP, _STOP_GRADIENT = RECORDS["vjp"], RECORDS["jvp"], RECORDS["vmap"], RECORDS["stop_gradient"]
 _UNMAPPED = -1
@@ -108,70 +109,145 @@ def _output_list(tag: str, fun: Callable, result: Any) -> list[Value]:
 
 
 # -- vjp, jvp --------------------------------------------------------------------------------------------------------
-def _traced(tag: str, fun: Callable, primals: list[Value]) -> tuple[Program, list[Value], list[Value]]:
-    """(program of `fun` at `primals`, what it captured, its outputs)."""
+class _Traced(NamedTuple):
+    """A function traced at `primals`. The outputs of the program are `outputs`, then the arrays of `aux`."""
+
+    program: Program
+    operands: list[Value]  # the primals, then what the program captured
+    outputs: list[Value]
+    aux: Any
+
+    def finished(self, found: Sequence[Value], *more: Any) -> tuple:
+        """(outputs, *more), and the auxiliary tree if there is one."""
+        outputs = [wrap(v) for v in found[: len(self.outputs)]]
+        if self.aux is _NONE:
+            return outputs, *more
+        arrays = iter(found[len(self.outputs) :])
+        return outputs, *more, tree_map(lambda x: wrap(next(arrays)) if isinstance(x, array) else x, self.aux)
+
+
+_NONE = object()
+
+
+def _traced(tag: str, fun: Callable, primals: list[Value], has_aux: bool) -> _Traced:
+    name, where = describe(fun)
     since = first_uid()
-    trace = Trace(tag, *describe(fun))
+    trace = Trace(tag, name, where)
     tracers = [tracer(p, trace) for p in primals]
     arguments = [wrap(t) for t in tracers]
     with ValueTracing(), trace:
-        outputs = _output_list(tag, fun, fun(*arguments))
-        program, captured = close(tracers, outputs, since, describe(fun)[0])
+        result, aux = fun(*arguments), _NONE
+        if has_aux:
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise ValueError(
+                    f"[{tag}] With has_aux {name}{at(where)} must return a pair (outputs, auxiliary data); but"
+                    f" {type(result).__name__} was returned."
+                )
+            result, aux = result
+        outputs = _output_list(tag, fun, result)
+        further = [x._value for x in leaves(aux) if isinstance(x, array)]
+        program, captured = close(tracers, [*outputs, *further], since, name)
     for argument, stand_in, primal in zip(arguments, tracers, primals, strict=True):
         if argument._value is stand_in:
             argument._value = primal  # an ordinary array, should the function have kept it
-    return program, captured, outputs
+    return _Traced(program, [*primals, *captured], outputs, aux)
 
 
-def vjp(fun: Callable, primals: Sequence[array], cotangents: Sequence[array]) -> tuple[list[array], list[array]]:
+def vjp(
+    fun: Callable, primals: Sequence[array], cotangents: Sequence[array] | None = None, *, has_aux: bool = False
+) -> Any:
     """(outputs, vector-Jacobian products) of `fun(*primals)`, each a list of arrays.
 
     One cotangent per output, except that outputs made by `stop_gradient` take none; it is cast to its output's dtype.
+    Without `cotangents` the result is (outputs, pullback): `pullback(cotangents)` gives the products, as often as it is
+    called, from what one evaluation of `fun` has left. With `has_aux`, `fun` returns (outputs, aux), and the tree aux
+    comes as one more item; it is not differentiated here.
+
     Raises TypeError unless the arguments are sequences of arrays, ValueError for counts or shapes that do not fit.
     """
     check_callable("vjp", fun)
     given = [p._value for p in array_list("vjp", "primals", primals)]
-    cts = [c._value for c in array_list("vjp", "cotangents", cotangents)]
-    program, captured, outputs = _traced("vjp", fun, given)
+    cts = None if cotangents is None else array_list("vjp", "cotangents", cotangents)
+    traced = _traced("vjp", fun, given, has_aux)
+    outputs = traced.outputs
     seeded = [i for i, v in enumerate(outputs) if v.node is None or v.node.primitive is not _STOP_GRADIENT]
-    check_differentiable(program, range(len(given)), seeded, "vjp")
-    if len(seeded) != len(cts):
-        raise ValueError(
-            f"[vjp] Number of outputs to compute gradients for ({len(seeded)}) does not match number of cotangents"
-            f" ({len(cts)})."
-        )
-    for i, ct in zip(seeded, cts, strict=True):
-        if outputs[i].shape != ct.shape:
-            raise ValueError(f"[vjp] Output shape {outputs[i].shape} does not match cotangent shape {ct.shape}.")
-    cts = [values.cast(ct, outputs[i].dtype) for i, ct in zip(seeded, cts, strict=True)]
-    attrs = {"callee": program, "wrt": tuple(range(len(given))), "seeded": tuple(seeded)}
-    avals = [*program.avals, *[p.aval for p in given]]
-    found = [wrap(v) for v in apply_transform(_VJP, [*given, *captured, *cts], attrs, avals)]
-    return found[: len(outputs)], found[len(outputs) :]
+    check_differentiable(traced.program, range(len(given)), seeded, "vjp")
+    attrs = {"callee": traced.program, "wrt": tuple(range(len(given))), "seeded": tuple(seeded)}
+    count = len(traced.program.outputs)
+    avals = [*traced.program.avals, *[p.aval for p in given]]
+
+    def seeds(cotangents: list[array]) -> list[Value]:
+        if len(seeded) != len(cotangents):
+            raise ValueError(
+                f"[vjp] Number of outputs to compute gradients for ({len(seeded)}) does not match number of cotangents"
+                f" ({len(cotangents)})."
+            )
+        for i, ct in zip(seeded, cotangents, strict=True):
+            if outputs[i].shape != ct.shape:
+                raise ValueError(f"[vjp] Output shape {outputs[i].shape} does not match cotangent shape {ct.shape}.")
+        return [values.cast(ct._value, outputs[i].dtype) for i, ct in zip(seeded, cotangents, strict=True)]
+
+    if cts is not None:
+        found = apply_transform(_VJP, [*traced.operands, *seeds(cts)], attrs, avals)
+        return traced.finished(found[:count], [wrap(v) for v in found[count:]])
+    found, linear = linearized(_VJP, traced.operands, [outputs[i].aval for i in seeded], attrs, avals, count)
+
+    def pullback(cotangents: Sequence[array]) -> list[array]:
+        """The vector-Jacobian products for a sequence of cotangents, one per output."""
+        return [wrap(v) for v in linear(seeds(array_list("vjp", "cotangents", cotangents)))]
+
+    return traced.finished(found, pullback)
 
 
-def jvp(fun: Callable, primals: Sequence[array], tangents: Sequence[array]) -> tuple[list[array], list[array]]:
+def _directions(given: list[Value], tangents: Sequence[array]) -> list[Value]:
+    """Tangents for these primals. Raises ValueError where counts or shapes differ."""
+    found = [t._value for t in array_list("jvp", "tangents", tangents)]
+    if len(given) != len(found):
+        raise ValueError(f"[jvp] Number of inputs ({len(given)}) does not match number of tangents ({len(found)}).")
+    for p, t in zip(given, found, strict=True):
+        if p.shape != t.shape:
+            raise ValueError(f"[jvp] Input shape {p.shape} does not match shape of tangent {t.shape}.")
+    return [values.cast(t, p.dtype) for p, t in zip(given, found, strict=True)]
+
+
+def jvp(fun: Callable, primals: Sequence[array], tangents: Sequence[array], *, has_aux: bool = False) -> Any:
     """(outputs, Jacobian-vector products) of `fun(*primals)`, each a list of arrays.
 
-    One tangent per primal, of its shape; it is cast to the primal's dtype.
+    One tangent per primal, of its shape; it is cast to the primal's dtype. With `has_aux`, `fun` returns
+    (outputs, aux), and the tree aux comes as a third item.
     Raises TypeError unless the arguments are sequences of arrays, ValueError for counts or shapes that do not fit.
     """
     check_callable("jvp", fun)
     given = [p._value for p in array_list("jvp", "primals", primals)]
-    directions = [t._value for t in array_list("jvp", "tangents", tangents)]
-    if len(given) != len(directions):
-        raise ValueError(
-            f"[jvp] Number of inputs ({len(given)}) does not match number of tangents ({len(directions)})."
-        )
-    for p, t in zip(given, directions, strict=True):
-        if p.shape != t.shape:
-            raise ValueError(f"[jvp] Input shape {p.shape} does not match shape of tangent {t.shape}.")
-    program, captured, outputs = _traced("jvp", fun, given)
-    check_differentiable(program, range(len(given)), range(len(outputs)), "jvp")
-    directions = [values.cast(t, p.dtype) for p, t in zip(given, directions, strict=True)]
-    attrs = {"callee": program, "wrt": tuple(range(len(given)))}
-    found = [wrap(v) for v in apply_transform(_JVP, [*given, *captured, *directions], attrs, program.avals * 2)]
-    return found[: len(outputs)], found[len(outputs) :]
+    directions = _directions(given, tangents)
+    traced = _traced("jvp", fun, given, has_aux)
+    check_differentiable(traced.program, range(len(given)), range(len(traced.outputs)), "jvp")
+    attrs = {"callee": traced.program, "wrt": tuple(range(len(given)))}
+    found = apply_transform(_JVP, [*traced.operands, *directions], attrs, traced.program.avals * 2)
+    count = len(traced.program.outputs)
+    return traced.finished(found[:count], [wrap(v) for v in found[count : count + len(traced.outputs)]])
+
+
+def linearize(fun: Callable, primals: Sequence[array], *, has_aux: bool = False) -> Any:
+    """(outputs, pushforward): `pushforward(tangents)` gives the Jacobian-vector products of `fun` at `primals`.
+
+    Outputs and products are lists of arrays. `fun` runs once; the pushforward repeats only what depends on tangents.
+    With `has_aux`, `fun` returns (outputs, aux), and the tree aux comes as a third item. Raises as `jvp` does.
+    """
+    check_callable("linearize", fun)
+    given = [p._value for p in array_list("linearize", "primals", primals)]
+    traced = _traced("linearize", fun, given, has_aux)
+    check_differentiable(traced.program, range(len(given)), range(len(traced.outputs)), "jvp")
+    attrs = {"callee": traced.program, "wrt": tuple(range(len(given)))}
+    count = len(traced.program.outputs)
+    late = [p.aval for p in given]
+    found, linear = linearized(_JVP, traced.operands, late, attrs, traced.program.avals * 2, count)
+
+    def pushforward(tangents: Sequence[array]) -> list[array]:
+        """The Jacobian-vector products for a sequence of tangents, one per primal."""
+        return [wrap(v) for v in linear(_directions(given, tangents))[: len(traced.outputs)]]
+
+    return traced.finished(found, pushforward)
 
 
 # -- vmap ------------------------------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mlxir.compiler.graph import Node, Value, apply, number_input, running, with_place
-from mlxir.dialects.mx import RECORDS, Aval, Primitive
+from mlxir.compiler.graph import Value, apply, number_input, record, running, with_place
+from mlxir.dialects.mx import RECORDS, Primitive
 from mlxir.dialects.mx.record import Shape, broadcast_shapes
 from mlxir.dialects.symbolic import SYMBOLIC
 from mlxir.runtime.dtypes import Dtype, promote, scalar_dtype
 from mlxir.runtime.errors import AxisError, ShapeError, user_frame
 
-_new_tuple = tuple.__new__
 _FULL, _ASTYPE, _RESHAPE, _TRANSPOSE = RECORDS["full"], RECORDS["astype"], RECORDS["reshape"], RECORDS["transpose"]
 _BROADCAST, _CONCATENATE, _SLICE = RECORDS["broadcast_to"], RECORDS["concatenate"], RECORDS["slice"]
 _ARANGE = RECORDS["arange"]
@@ -28,11 +27,6 @@ _PYTHON = {"b": bool, "i": int, "u": int, "f": float, "c": complex}
 def emit(primitive: Primitive, *inputs: Value, **attrs: Any) -> Value:
     """Record one operation with one result; the record's shape rule checks the operands."""
     return apply(primitive, inputs, attrs)[0]
-
-
-def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any], shape: Shape, dtype: Dtype) -> Value:
-    """Record one operation whose result type the caller knows: the short path of `emit`."""
-    return Value(shape, dtype, Node(primitive, attrs, inputs, (_new_tuple(Aval, (shape, dtype)),), user_frame(2)))
 
 
 def full(value: Any, shape: Shape, dtype: Dtype) -> Value:

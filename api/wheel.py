@@ -61,7 +61,7 @@ class _Redirect(ast.NodeTransformer):
 class _Loader(SourceFileLoader):
     """Loads a source file of the wheel with its imports redirected. Its bytecode is not kept: the file has another."""
 
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
         tree = _Redirect().visit(ast.parse(data, path))
         return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
 
@@ -106,4 +106,4 @@ def register() -> None:
     """Let `import mlxir.nn` find the wheel. Nothing is loaded now."""
     if _Finder not in sys.meta_path:
         # Before the path finder, which would find `mlxir.nn.layers` in the wheel's folder and load it as it is.
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxir.compiler import objects
+from mlxir.compiler import evaluate, objects
 from mlxir.compiler.program import Program
 from mlxir.compiler.reference import compute
 from mlxir.dialects.mx import RECORDS, Aval
@@ -41,7 +41,7 @@ class CacheInfo:
 
 
 _lock = threading.Lock()  # of the table and the counters
-_compiling = threading.RLock()  # one compilation at a time; a hit does not wait for it
+compiling = threading.RLock()  # one compilation at a time; a hit does not wait for it
 _info = CacheInfo()
 _executables: OrderedDict[tuple, Executable] = OrderedDict()
 
@@ -57,6 +57,8 @@ def clear() -> None:
     """Forget all executables in memory; the disk keeps its own."""
     with _lock:
         _executables.clear()
+        objects.clear()
+        evaluate.forget()
 
 
 def executable(program: Program) -> Executable:
@@ -65,7 +67,7 @@ def executable(program: Program) -> Executable:
     found = _recall(key)
     if found is not None:
         return found
-    with _compiling:
+    with compiling:
         found = _recall(key)  # another thread may have made it meanwhile
         if found is not None:
             return found
@@ -76,6 +78,13 @@ def executable(program: Program) -> Executable:
             while len(_executables) > knobs.cache_entries:
                 _executables.popitem(last=False)
         return made
+
+
+def count(seconds: float) -> None:
+    """Count a compilation."""
+    with _lock:
+        _info.compilations += 1
+        _info.compile_seconds += seconds
 
 
 def _recall(key: tuple) -> Executable | None:
@@ -99,9 +108,7 @@ def _from_disk_or_compiled(program: Program) -> Executable:
     start = time.perf_counter()
     code, schedule = pipeline.compile_program(program)
     made = Executable(code, schedule, library_step)
-    with _lock:
-        _info.compilations += 1
-        _info.compile_seconds += time.perf_counter() - start
+    count(time.perf_counter() - start)
     for one in code:
         objects.keep(one)
     store.save(digest, json.dumps([schedule.to_json(), [one.digest for one in code]]), b"")

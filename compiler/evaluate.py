@@ -9,10 +9,10 @@ is compiled.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from mlxir.compiler.graph import Node, NumberTrace, Value, cut, resolve, running
+from mlxir.compiler.graph import Cut, Node, NumberTrace, Tape, Value, cut, resolve, running
 from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import pinned
 from mlxir.runtime.bounded import Bounded
@@ -27,6 +27,7 @@ MOST_VARIANTS = 8  # compiled graphs of one structure
 _counts = Bounded(_SEEN_BOUND)
 _expanded = Bounded(_SEEN_BOUND)
 _variants = Bounded(_SEEN_BOUND)  # structure -> keys of its compiled graphs
+_plans = Bounded(_SEEN_BOUND)
 _stays: set[Any] = set()  # keys of graphs that the compiled tier refused
 _lock = threading.RLock()
 _state = threading.local()
@@ -37,11 +38,11 @@ class ValueTracing:
 
     def __enter__(self) -> ValueTracing:
         _state.depth = getattr(_state, "depth", 0) + 1
-        running.depth += 1
+        running.enter()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        running.depth -= 1
+        running.leave()
         _state.depth -= 1
         if not _state.depth:
             for value in getattr(_state, "kept", ()):
@@ -68,9 +69,18 @@ def executable(program: Program) -> Any:
     return cache.executable(program)
 
 
+def family(program: Program, names: list[str], texts: list[str]) -> Any:
+    """A program with the symbolic sizes `texts` over the symbols `names`, to be compiled for all sizes."""
+    from mlxir.compiler import generic  # lazy: it loads llvmlite, 50 ms
+
+    return generic.Family(program, names, texts)
+
+
 def evaluate(values: Iterable[Value]) -> None:
-    """Give every value its data. Raises for placeholders, active or leaked, and what an asynchronous evaluation raised."""
+    """Give every value its data. Raises for placeholders, active or leaked, and what `start` left behind."""
     asked = list(values)
+    if running.tape is not None and _replayed(running.tape, asked):
+        return
     wanted = [v for v in map(resolve, asked) if v.buffer is None]
     if wanted:
         _evaluate(wanted)
@@ -88,14 +98,16 @@ def start(values: Iterable[Value]) -> None:
     if not wanted:
         return
     program, _, arguments = _problem(wanted)
+    if running.tape is not None:
+        running.tape = Tape()
     job = worker.submit(lambda: _run(program, arguments))
     for number, value in enumerate(wanted):
         value.buffer = LateBuffer(job, number, value.shape, value.dtype)
         value.node = None
 
 
-def _problem(wanted: list[Value]) -> tuple[Program, list[Node], list[Buffer]]:
-    """(the program that computes these values, its nodes, its arguments)."""
+def _problem(wanted: list[Value]) -> tuple[Program, Cut, list[Buffer]]:
+    """(the program that computes these values, the piece of the graph that it is, its arguments)."""
     piece = cut(wanted, is_leaf=_concrete, see=resolve)
     for leaf in piece.parameters:
         if leaf.buffer is None:
@@ -103,19 +115,102 @@ def _problem(wanted: list[Value]) -> tuple[Program, list[Node], list[Buffer]]:
                 raise _placeholder_error(leaf)
             leaf.buffer = leaf.trace.data(leaf.trace.number.value())
     program = pinned(piece.program) if running.symbolic else piece.program
-    return program, piece.nodes, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None]
+    return program, piece, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None]
 
 
 def _evaluate(wanted: list[Value]) -> None:
-    program, nodes, arguments = _problem(wanted)
-    buffers = _run(program, arguments)
-    traced = _through_tracers(nodes) if value_tracing() else set()
+    program, piece, arguments = _problem(wanted)
+    run = _compiled(program)
+    buffers = run(arguments) if run is not None else _run_reference(program, arguments)
+    if running.tape is not None:
+        if run is not None:
+            _remember(running.tape, wanted, piece.parameters, run)
+        running.tape = Tape()
+    traced = _through_tracers(piece.nodes) if value_tracing() else set()
     for value, buffer in zip(wanted, buffers, strict=True):
         value.buffer = buffer
         if id(value.node) in traced:
             _state.kept = [*getattr(_state, "kept", ()), value]
         else:
             value.node = None
+
+
+# -- graphs that were compiled before, found by what this thread recorded ----------------------------------------------
+class _Plan(NamedTuple):
+    """How an evaluation that was seen before is repeated: no graph is cut and no program is made.
+
+    `walk` and `leaves` are (node, input) pairs; the nodes are those of the wanted values, then those that `walk` leads
+    to. The leaves are the arguments.
+    """
+
+    run: Callable[[list[Buffer]], list[Buffer]]
+    walk: list[tuple[int, int]]
+    leaves: list[tuple[int, int]]
+
+
+def _key(tape: Tape, wanted: list[Value]) -> tuple | None:
+    """What a plan is found by, or None where a value was recorded elsewhere."""
+    places = []
+    for v in wanted:
+        mark = v.mark
+        if mark is None or mark[0] is not tape or v.node is None:
+            return None
+        places.append(mark[1])
+    return (*tape.key, *places)
+
+
+def _remember(tape: Tape, wanted: list[Value], parameters: list[Value], run: Callable) -> None:
+    key = _key(tape, wanted)
+    if key is None:
+        return
+    nodes = [v.node for v in wanted if v.node is not None]
+    spots = {id(n) for n in nodes}
+    walk: list[tuple[int, int]] = []
+    found: dict[int, tuple[int, int]] = {}
+    sought = {id(v) for v in parameters}
+    for number, node in enumerate(nodes):  # it grows meanwhile
+        for i, x in enumerate(node.inputs):
+            if id(x) in sought:
+                found.setdefault(id(x), (number, i))
+            elif x.node is not None and id(x.node) not in spots:
+                spots.add(id(x.node))
+                walk.append((number, i))
+                nodes.append(x.node)
+    if len(found) == len(sought):
+        while walk and len(wanted) + len(walk) - 1 > max((number for number, _ in found.values()), default=-1):
+            walk.pop()  # leads to no leaf
+        _plans.keep(key, _Plan(run, walk, [found[id(v)] for v in parameters]))
+
+
+def _replayed(tape: Tape, asked: list[Value]) -> bool:
+    """Evaluate by a plan; False where there is none."""
+    wanted = [v for v in asked if v.buffer is None]
+    key = _key(tape, wanted) if wanted and knobs.tier != "reference" else None
+    plan: _Plan | None = _plans.get(key) if key is not None else None
+    if plan is None:
+        return False
+    nodes: Any = [v.node for v in wanted]
+    for number, i in plan.walk:
+        node = nodes[number].inputs[i].node
+        if node is None:  # evaluated meanwhile
+            return False
+        nodes.append(node)
+    arguments = []
+    for number, i in plan.leaves:
+        buffer = nodes[number].inputs[i].buffer
+        if buffer is None:
+            return False
+        arguments.append(buffer)
+    for value, buffer in zip(wanted, plan.run(arguments), strict=True):
+        value.buffer = buffer
+        value.node = None
+    running.tape = Tape()
+    return True
+
+
+def forget() -> None:
+    """Let go of all executables."""
+    _plans.clear()
 
 
 def _concrete(value: Value) -> bool:
@@ -134,22 +229,37 @@ def _through_tracers(nodes: list[Node]) -> set[int]:
 
 
 def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
+    run = _compiled(program)
+    return run(arguments) if run is not None else _run_reference(program, arguments)
+
+
+def _compiled(program: Program) -> Callable[[list[Buffer]], list[Buffer]] | None:
+    """What runs this evaluation in the compiled tier, if it is to run there."""
     if knobs.tier == "compiled":
-        return executable(program).run(arguments)
+        return executable(program).run
     if knobs.tier == "auto" and _comes_back(program):
         try:
-            return executable(program).run(arguments)
+            return executable(program).run
         except CompileError:
             # The compiled tier lacks something (`mx.compile` would say so); plain evaluation goes on as it began.
             _stays.add(program.key)
+    return None
+
+
+def _run_reference(program: Program, arguments: list[Buffer]) -> list[Buffer]:
     if program.has_transforms:
-        with _lock:
-            expanded: Program | None = _expanded.recall(program.key)
-            if expanded is None:
-                expanded = pipeline().transformed_program(program)
-                _expanded.keep(program.key, expanded)
-        program = expanded
+        program = expanded(program)
     return [Buffer.from_numpy(a) for a in program.run_reference([b.numpy() for b in arguments])]
+
+
+def expanded(program: Program) -> Program:
+    """The program of plain primitives that the transform passes make of one with transforms."""
+    with _lock:
+        found: Program | None = _expanded.recall(program.key)
+        if found is None:
+            found = pipeline().transformed_program(program)
+            _expanded.keep(program.key, found)
+    return found
 
 
 def _comes_back(program: Program) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlxir.compiler.program import Instruction, Program
-from mlxir.dialects.mx import RECORDS, Aval
+from mlxir.dialects.mx import RECORDS, Aval, OpBuilder, Operators, Primitive
 from mlxir.dialects.symbolic import SYMBOLIC, Scope, SymFloat, SymInt, function
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype
@@ -181,6 +181,25 @@ def _need(condition: Any, what: str) -> None:
         raise ValueError(f"[import_function] the file is damaged or of another version: {what} is not valid")
 
 
+class _Handle(Operators):
+    """A value of which only the type is known."""
+
+    def __init__(self, aval: Aval, m: OpBuilder):
+        self.aval, (self.shape, self.dtype), self.m = aval, aval, m
+
+
+class _Checker(OpBuilder):
+    """Asks each record for its results, composites part by part."""
+
+    def emit(self, record: Primitive, operands: list[Any], attrs: dict) -> list[Any]:
+        avals = record.infer(*[o.aval for o in operands], **attrs)
+        if record.kind == "composite":
+            parts = [h.aval for h in record.decompose(self, *operands, **attrs)]
+            _need(parts == list(avals), f"types of {record.name}")
+        _need(all(a.size < MOST_ELEMENTS for a in avals), f"sizes of {record.name}")
+        return [_Handle(a, self) for a in avals]
+
+
 def check(program: Program, expand: Callable[[Program], Program]) -> None:
     """Raises ValueError unless every operation of a program without symbols has the results that its record infers.
 
@@ -188,11 +207,12 @@ def check(program: Program, expand: Callable[[Program], Program]) -> None:
     """
     try:
         plain = expand(program) if program.has_transforms else program
-        known = dict(enumerate(program.parameters))
+        checker = _Checker()
+        known = {n: _Handle(a, checker) for n, a in enumerate(program.parameters)}
         for i in plain.instructions:
-            avals = tuple(i.record.infer(*[known[s] for s in i.operands], **i.attrs))
-            _need(avals == tuple(i.avals) and all(a.size < MOST_ELEMENTS for a in avals), f"types of {i.record.name}")
-            known.update(zip(i.results, avals, strict=True))
+            found = checker.emit(i.record, [known[s] for s in i.operands], i.attrs)
+            _need([h.aval for h in found] == list(i.avals), f"types of {i.record.name}")
+            known.update(zip(i.results, found, strict=True))
         _need(plain.avals == program.avals, "types of a transform")
     except Exception as error:  # whatever a rule stumbles over, the file is at fault
         raise ValueError(f"[import_function] the file is damaged or of another version: {error}") from None

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxir.compiler.program import Instruction, Program
+from mlxir.compiler.program import Instruction, Program, attr_key
 from mlxir.dialects.mx import Aval, Primitive
 from mlxir.dialects.mx.record import OpBuilder, Operators, Shape
 from mlxir.dialects.symbolic import SymFloat, SymInt
@@ -27,31 +27,34 @@ from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import Where, at, user_frame
 
 _uids = itertools.count()
+_new_tuple = tuple.__new__
 
 
-class Node:
-    """One application of a primitive. `results` keeps computed data until every sibling value has picked up its own."""
+class Node(NamedTuple):
+    """One application of a primitive; compared by identity. (A tuple, because one is made in half the time.)"""
 
-    __slots__ = ("avals", "attrs", "inputs", "primitive", "results", "where")
+    primitive: Primitive
+    attrs: dict
+    inputs: tuple[Value, ...]
+    avals: Sequence[Aval]
+    where: Where
 
-    def __init__(
-        self, primitive: Primitive, attrs: dict, inputs: tuple[Value, ...], avals: Sequence[Aval], where: Where
-    ):
-        self.primitive, self.attrs, self.inputs, self.avals, self.where = primitive, attrs, inputs, avals, where
-        self.results: list[Buffer] | None = None
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
 
 
 class Value:
     """One array of the trace; see the module's docstring for its four forms."""
 
-    __slots__ = ("alias", "buffer", "dtype", "index", "node", "shape", "trace", "uid")
+    __slots__ = ("alias", "buffer", "dtype", "index", "mark", "node", "shape", "trace", "uid")
 
     def __init__(self, shape: Shape, dtype: Dtype, node: Node | None = None, index: int = 0):
-        self.shape, self.dtype, self.node, self.index = shape, dtype, node, index
+        self.shape, self.dtype, self.node, self.index, self.uid = shape, dtype, node, index, next(_uids)
         self.buffer: Buffer | None = None
         self.alias: Value | None = None
         self.trace: Trace | None = None
-        self.uid = next(_uids)
+        self.mark: tuple[Tape, int] | None = None
 
     @property
     def aval(self) -> Aval:
@@ -75,13 +78,13 @@ class Trace:
         self.mapped: dict[int, tuple[Value, int]] = {}
 
     def __enter__(self) -> Trace:
-        running.depth += 1
+        running.enter()
         running.traces = (*running.traces, self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.active = False
-        running.depth -= 1
+        running.leave()
         running.traces = running.traces[:-1]
 
 
@@ -100,10 +103,59 @@ class NumberTrace(Trace):
         return Buffer.from_numpy(np.array(kind(number), self.dtype.numpy))
 
 
+class Tape:
+    """What a thread has recorded since its last evaluation, as a key that grows with each operation.
+
+        y = x * w + x      key: [f32[8], f32[8], (multiply, f32, 0, 1), (add, f32, 2, 0)]
+
+    An operation is known by its primitive, attributes and operands; these by their places in the key, which they carry
+    as `mark` (one attribute, so that threads cannot mix two tapes). What an operand from elsewhere is enters the key
+    when it is first used. Equal keys thus mean equal graphs, leaf for leaf. The tape keeps no value alive.
+    """
+
+    __slots__ = ("key",)
+    LONGEST = 4096
+
+    def __init__(self) -> None:
+        self.key: list[Any] = []
+
+    def add(self, value: Value, primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any]) -> None:
+        """Append the operation whose only result is `value`."""
+        entry: tuple = (primitive, value.dtype)
+        for x in inputs:
+            mark = x.mark
+            entry += (mark[1] if mark is not None and mark[0] is self else self.leaf(x),)
+        if attrs:
+            entry += (tuple([attr_key(a) for a in attrs.values()]),)
+        value.mark = (self, len(self.key))
+        self.key.append(entry)
+        if len(self.key) > Tape.LONGEST:
+            running.tape = Tape()
+
+    def leaf(self, x: Value) -> int:
+        """The place of an operand that was not recorded here: a type, or a constant as the node that it shares."""
+        place, node = len(self.key), x.node
+        x.mark = (self, place)
+        self.key.append(node if node is not None and not node.inputs else (x.shape, x.dtype))
+        return place
+
+
 class _Running(threading.local):
     depth = 0
     traces: tuple[Trace, ...] = ()
     symbolic = 0
+
+    def __init__(self) -> None:
+        self.tape: Tape | None = Tape()  # None while a trace runs
+
+    def enter(self) -> None:
+        self.depth += 1
+        self.tape = None
+
+    def leave(self) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self.tape = Tape()
 
 
 running = _Running()
@@ -145,12 +197,32 @@ def number_input(number: SymInt | SymFloat, dtype: Dtype) -> Value:
     return value
 
 
+def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any], shape: Shape, dtype: Dtype) -> Value:
+    """Record one operation with one result whose type the caller knows."""
+    avals = (_new_tuple(Aval, (shape, dtype)),)
+    value = Value(shape, dtype, _new_tuple(Node, (primitive, attrs, inputs, avals, user_frame(3))))
+    tape = running.tape
+    if tape is not None:
+        if len(inputs) == 2 and not attrs:  # most operations: what `add` does, at once
+            a, b = inputs
+            left, right, key = a.mark, b.mark, tape.key
+            i = left[1] if left is not None and left[0] is tape else tape.leaf(a)
+            j = right[1] if right is not None and right[0] is tape else a is b and i or tape.leaf(b)
+            value.mark = (tape, len(key))
+            key.append((primitive, dtype, i, j))
+        else:
+            tape.add(value, primitive, inputs, attrs)
+    return value
+
+
 def apply(primitive: Primitive, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Value]:
     """Record one operation. Raises what its shape rule raises, with the user's line added."""
     try:
         avals = primitive.infer(*[Aval(v.shape, v.dtype) for v in inputs], **attrs)
     except (ValueError, TypeError) as error:
         raise with_place(error, user_frame(2)) from None
+    if len(avals) == 1:
+        return [record(primitive, tuple(inputs), attrs, *avals[0])]
     node = Node(primitive, attrs, tuple(inputs), avals, user_frame(2))
     return [Value(a.shape, a.dtype, node, i) for i, a in enumerate(avals)]
 

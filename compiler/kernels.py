@@ -19,10 +19,7 @@ from mlxir.compiler.lower.loops import Lowered, Step
 from mlxir.dialects.mlir import Function
 from mlxir.dialects.mx import Aval
 from mlxir.runtime import store
-from mlxir.runtime.bounded import Bounded
 from mlxir.runtime.launch import Object, decode, encode
-
-_kernels = Bounded(4096)
 
 
 class Kernel(NamedTuple):
@@ -43,7 +40,7 @@ class Kernel(NamedTuple):
 
 def key_of(function: Function, kind: str) -> str:
     """What a kernel is found by."""
-    text = str(function.operation).replace(f"@{function.name}(", "@kernel(", 1)
+    text = function.operation.get_asm(assume_verified=True).replace(f"@{function.name}(", "@kernel(", 1)
     return hashlib.sha256(objects.fingerprint() + f"{kind}\n{text}".encode()).hexdigest()
 
 
@@ -54,26 +51,20 @@ def symbols(lowered: Lowered, key: str) -> Lowered:
 
 def recall(key: str) -> Kernel | None:
     """A kernel that was kept, by this process or an earlier one."""
-    found: Kernel | None = _kernels.recall(key)
+    found: Kernel | None = objects.kernels.recall(key)
     if found is None and (entry := store.load(key)) is not None:
         steps, temporaries, digest = decode(json.loads(entry[0]))
         code = objects.recall(digest)
         if code is not None:
             found = Kernel(Lowered([Step(*s) for s in steps], [Aval(*a) for a in temporaries]), code)
-            _kernels.keep(key, found)
+            objects.kernels.keep(key, found)
     return found
 
 
 def keep(key: str, name: str, lowered: Lowered, code: Object) -> Kernel:
     """Keep a kernel that was compiled under the name `name`."""
     kernel = Kernel(lowered, code).unnamed(name)
-    _kernels.keep(key, kernel)
+    objects.kernels.keep(key, kernel)
     objects.keep(code)
     store.save(key, json.dumps(encode((*kernel.lowered, code.digest))), b"")
     return kernel
-
-
-def clear() -> None:
-    """Forget the kernels in memory."""
-    _kernels.clear()
-    objects.clear()

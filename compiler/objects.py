@@ -20,6 +20,8 @@ from mlxir.runtime.bounded import Bounded
 from mlxir.runtime.launch import Object
 
 _objects = Bounded(256)
+kernels = Bounded(4096)
+"""The table of compiler/kernels.py, which loads MLIR: it lies here to be cleared without that."""
 
 
 @functools.cache
@@ -46,11 +48,12 @@ def recall(digest: str) -> Object | None:
 
 def keep(code: Object) -> None:
     """Keep an object in memory and on disk."""
-    if code.digest not in _objects:
-        _objects.keep(code.digest, code)
+    _objects.keep(code.digest, code)
+    if not store.holds(code.digest):
         store.save(code.digest, json.dumps(code.symbols), code.code)
 
 
 def clear() -> None:
-    """Forget the objects in memory."""
+    """Forget the objects and kernels in memory."""
     _objects.clear()
+    kernels.clear()

@@ -31,20 +31,20 @@ from mlxir.compiler.lower.conv import lower_conv
 from mlxir.compiler.lower.conv_product import lower_conv_simple
 from mlxir.compiler.lower.gemm import lower_matmul, lower_matmul_simple
 from mlxir.compiler.lower.kernels import lowering_of
-from mlxir.compiler.lower.loops import Lowered, Step, lower_fused
+from mlxir.compiler.lower.loops import SIZES, Lowered, Step, lower_fused
 from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Plan, make_plan
 from mlxir.compiler.lower.streaming import fits
 from mlxir.compiler.passes import attention
 from mlxir.compiler.passes.fuse import Fused, fuse
 from mlxir.compiler.passes.fuse import Launch as FusedLaunch
 from mlxir.compiler.passes.recognise_attention import recognise_attention
-from mlxir.compiler.passes.simplify import simplify
+from mlxir.compiler.passes.simplify import remove_dead, simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
 from mlxir.compiler.passes.transforms import expand_transforms
 from mlxir.compiler.program import Instruction, Program
 from mlxir.compiler.target import cpu, metal
 from mlxir.compiler.target.codegen import compiled
-from mlxir.dialects.mlir import Function, Module, context, ir
+from mlxir.dialects.mlir import Function, Module, context, ir, run_passes
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import LAUNCHER_SYMBOLS, Object, Schedule, Segment, thread_count
 
@@ -60,6 +60,9 @@ BLOCKED: dict[str, Lowering] = {
 SIMPLE: dict[str, Lowering] = {"matmul": lower_matmul_simple, "conv": lower_conv_simple}
 """Contractions by blocks for a CPU, and as one loop over their elements for Metal. A composite with a kernel that is not
 here is taken apart."""
+
+SIZED = ("loops",)
+"""Kinds of kernels that may take the lengths of axes at run time."""
 
 BATCH = 4  # kernels that LLVM compiles as one module: it needs 5 ms per module, whatever is in it
 
@@ -140,6 +143,31 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
             print(f"[mlxir]   {step.name}: {work}", file=sys.stderr)
     objects = {kernel.code.digest: kernel.code for kernel in made.values()}
     return [launcher(), *objects.values()], schedule
+
+
+def compile_generic(program: Program) -> tuple[Fused, dict[str, Kernel], list[Object]]:
+    """The kernels and object code of a program with symbolic sizes, whose last parameter holds the lengths of axes."""
+    observe = observer(program.name)
+    parts = fused(program, observe, BLOCKED)
+    lengths = parts.parameters - 1
+    launches = []
+    for launch in parts.launches:
+        if launch.kind in SIZED:
+            function = parts.module.find(launch.name)
+            function.add_parameter(parts.values[lengths])
+            with context:
+                function.operation.attributes[SIZES] = ir.UnitAttr.get()
+            launch = launch._replace(operands=(*launch.operands, lengths))
+        launches.append(launch)
+    parts = parts._replace(launches=launches)
+    made = _watched_kernels(parts, observe)
+    objects = {kernel.code.digest: kernel.code for kernel in made.values()}
+    return parts, made, [launcher(), *objects.values()]
+
+
+def schedule_of(fused: Fused, lowered: dict[str, Lowered]) -> Schedule:
+    """How to call the kernels of a program."""
+    return _schedule(make_plan(fused, lowered))
 
 
 def _kernels(fused: Fused) -> dict[str, Kernel]:
@@ -225,9 +253,11 @@ def _schedule(plan: Plan) -> Schedule:
 
 
 def transformed_program(program: Program) -> Program:
-    """The transformed program as data again, for the reference evaluator."""
+    """The transformed program as data again, for the reference evaluator; dead and common operations are gone."""
     module = transformed(program, observer(program.name))
     function = module.find("main")
+    remove_dead(function)
+    run_passes(module.module, "cse")
     ops, results = function.read()
     slots = {id(t): i for i, t in enumerate(function.arguments)}
     instructions = []

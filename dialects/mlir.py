@@ -29,6 +29,7 @@ from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.knobs import knobs
 
 from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
+from .symbolic import SYMBOLIC, SymFloat, SymInt
 
 __all__ = ["Function", "Module", "MxBuilder", "Op", "Symbol", "Tensor", "element_type", "ir", "location",
            "run_passes", "tensor_type", "to_llvm"]  # fmt: skip
@@ -99,6 +100,7 @@ with context, ir.Location.unknown():
 with context, ir.Location.unknown():
     _UNKNOWN = ir.Location.unknown()
     _ELEMENT = {d: ir.Type.parse(d.mlir) for d in dtypes.ALL}
+    _DYNAMIC = ir.ShapedType.get_dynamic_size()
     _I64, _UI64, _F64 = ir.IntegerType.get_signless(64), ir.IntegerType.get_unsigned(64), ir.F64Type.get()
 _BY_ELEMENT = {str(t): d for d, t in _ELEMENT.items()}
 
@@ -108,11 +110,36 @@ def element_type(dtype: Dtype) -> ir.Type:
     return _ELEMENT[dtype]
 
 
+# Symbolic sizes stand in types and attributes by their text, `tensor<?x8xf32, "s0 + 1;8">`; one compilation at a time
+# has some, and this says which objects they are.
+_symbolic: dict[str, SymInt | SymFloat] = {}
+
+
+def _text(sizes: Sequence[Any]) -> str | None:
+    """Sizes as text if any of them is symbolic."""
+    if not any([type(n) is SymInt for n in sizes]):
+        return None
+    for n in sizes:
+        if type(n) is SymInt:
+            _symbolic[n.text] = n
+    return ";".join([n.text if type(n) is SymInt else str(n) for n in sizes])
+
+
+def _sizes(text: str) -> tuple[Any, ...]:
+    """The inverse of `_text`."""
+    return tuple([_symbolic[part] if part in _symbolic else int(part) for part in text.split(";")])
+
+
 _tensor_types: dict[Aval, ir.Type] = {}
 
 
 def tensor_type(aval: Aval) -> ir.Type:
     """`tensor<4x8xf32>` for an aval."""
+    text = _text(aval.shape)
+    if text is not None:
+        with context, _UNKNOWN:
+            sizes = [_DYNAMIC if type(n) is SymInt else n for n in aval.shape]
+            return ir.RankedTensorType.get(sizes, _ELEMENT[aval.dtype], encoding=ir.StringAttr.get(text))
     found = _tensor_types.get(aval)
     if found is None:
         with context, _UNKNOWN:
@@ -128,6 +155,8 @@ def aval_of(type_: ir.Type) -> Aval:
     found = _avals.get(type_)
     if found is None:
         tensor = ir.RankedTensorType(type_)
+        if tensor.encoding is not None:
+            return Aval(_sizes(ir.StringAttr(tensor.encoding).value), _BY_ELEMENT[str(tensor.element_type)])
         found = _avals[type_] = Aval(tuple(tensor.shape), _BY_ELEMENT[str(tensor.element_type)])
     return found
 
@@ -153,6 +182,9 @@ class Symbol(str):
 
 def encode(value: Any) -> ir.Attribute:
     """A Python attribute as an MLIR attribute; `decode` is its inverse."""
+    if type(value) in SYMBOLIC:
+        _symbolic[value.text] = value
+        return ir.DictAttr.get({"number": ir.StringAttr.get(value.text)})
     if isinstance(value, bool):
         return ir.BoolAttr.get(value)
     if isinstance(value, int):
@@ -164,6 +196,9 @@ def encode(value: Any) -> ir.Attribute:
     if isinstance(value, Dtype):
         return ir.TypeAttr.get(_ELEMENT[value])
     if isinstance(value, tuple):
+        text = _text(value)
+        if text is not None:
+            return ir.DictAttr.get({"numbers": ir.StringAttr.get(text)})
         return ir.DenseI64ArrayAttr.get([int(v) for v in value])
     if isinstance(value, Symbol):
         return ir.FlatSymbolRefAttr.get(value)
@@ -181,6 +216,7 @@ _DECODERS: dict[type, Callable[[Any], Any]] = {
     ir.DenseI64ArrayAttr: lambda a: tuple(a),
     ir.StringAttr: lambda a: a.value,
     ir.FlatSymbolRefAttr: lambda a: Symbol(a.value),
+    ir.DictAttr: lambda a: _symbolic[a["number"].value] if "number" in a else _sizes(a["numbers"].value),
 }
 
 
@@ -310,6 +346,14 @@ class Function:
         builder = MxBuilder(ir.InsertionPoint(operation))
         builder.at = operation.location
         return builder
+
+    def add_parameter(self, aval: Aval) -> None:
+        """One more parameter, behind the others."""
+        with context, _UNKNOWN:
+            self.block.add_argument(tensor_type(aval), _UNKNOWN)
+            old = ir.FunctionType(ir.TypeAttr(self.operation.attributes["function_type"]).value)
+            inputs = [a.type for a in self.block.arguments]
+            self.operation.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(inputs, old.results))
 
     def returns(self, results: Sequence[Tensor]) -> None:
         """End the function, and make its type that of its arguments and results."""

@@ -20,31 +20,45 @@ equal; their text is a Python expression. Once its trace has ended, a symbolic n
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxir.runtime.errors import Where, user_frame
 
 Terms = dict[tuple[str, ...], int]
 """A polynomial: (sorted atoms of a product) -> coefficient; the empty product is the constant."""
 
+class Opaque(NamedTuple):
+    """What an atom `a // b` or `a % b` is made of, beside the symbols in it."""
+
+    sign: str
+    a: Terms
+    b: Terms
+    symbols: frozenset[str]
+
+
 LONGEST = 4000  # characters of a real expression; a longer one becomes its value, which is pinned
 
 
 class Scope:
-    """The symbols of one trace, and what the trace assumed of them."""
+    """The symbols of one trace, or of one compilation, and what it assumed of them.
 
-    def __init__(self) -> None:
+    A compilation is `structural`: equal expressions are equal dict keys there, which depends on no value.
+    """
+
+    def __init__(self, structural: bool = False) -> None:
+        self.structural = structural
         self.hints: dict[str, int | float] = {}
         self.guards: dict[str, bool] = {}
         self.pins: dict[str, Where] = {}
         self.places: dict[str, Where] = {}  # where the outcome of each guard was asked for
-        self.natural: set[str] = set()  # atoms that are never negative
-        self.atoms: dict[str, frozenset[str]] = {}  # opaque atom -> its symbols
+        self.least: dict[str, int] = {}  # lower bounds of atoms
+        self.opaque: dict[str, Opaque] = {}
         self.arrays: dict[Any, Any] = {}  # what a trace keeps of numbers that became arrays
         self.active = True
 
@@ -53,10 +67,10 @@ class Scope:
         self.hints[name] = hint
         return name
 
-    def size(self, hint: int) -> SymInt:
-        """A new symbol for the length of an axis."""
+    def size(self, hint: int, least: int = 0) -> SymInt:
+        """A new symbol for the length of an axis; `least` is known of all lengths that it will stand for."""
         name = self._symbol(hint)
-        self.natural.add(name)
+        self.least[name] = least
         return SymInt(self, {(name,): 1}, hint)
 
     def number(self, hint: int | float) -> SymInt | SymFloat:
@@ -123,7 +137,7 @@ class _Symbolic:
         return complex(self.value())
 
     def __hash__(self) -> int:
-        return hash(self.value())
+        return hash(self.text if self.scope.structural else self.value())
 
     def __repr__(self) -> str:
         return self.text if self.scope.active else repr(self.hint)
@@ -260,7 +274,8 @@ class SymInt(_Symbolic):
     @property
     def symbols(self) -> frozenset[str]:  # type: ignore[override]
         atoms = {atom for product in self.terms for atom in product}
-        return frozenset().union(*[self.scope.atoms.get(atom, (atom,)) for atom in atoms])
+        opaque = self.scope.opaque
+        return frozenset().union(*[opaque[atom].symbols if atom in opaque else (atom,) for atom in atoms])
 
     @property
     def text(self) -> str:  # type: ignore[override]
@@ -276,11 +291,14 @@ class SymInt(_Symbolic):
 
     def _opaque(self, sign: str, a: Any, b: Any, hint: int) -> SymInt | int:
         """A quotient or remainder that does not simplify, as an atom."""
-        atom = f"(({text_of(_terms(a))}) {sign} ({text_of(_terms(b))}))"
+        p, q = _terms(a), _terms(b)
+        atom = f"(({text_of(p)}) {sign} ({text_of(q)}))"
         scope = self.scope
-        scope.atoms[atom] = frozenset().union(*[x.symbols for x in (a, b) if type(x) is SymInt])
-        if _least(scope, _terms(b)) > 0 and (sign == "%" or _least(scope, _terms(a)) >= 0):
-            scope.natural.add(atom)
+        symbols = frozenset().union(*[x.symbols for x in (a, b) if type(x) is SymInt])
+        scope.opaque[atom] = Opaque(sign, p, q, symbols)
+        if _least(scope, q) > 0 and (sign == "%" or _least(scope, p) >= 0):
+            # A quotient of what is at least its divisor is at least 1.
+            scope.least[atom] = 1 if sign == "//" and _least(scope, _sum(p, q, -1)) >= 0 else 0
         return SymInt(scope, {(atom,): 1}, hint)
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
@@ -301,11 +319,17 @@ class SymInt(_Symbolic):
         whole, rest = _quotient(_terms(a), _terms(b))
         if not rest:
             return self._made(whole, hints[0]), 0
-        left = self._made(rest, plain(a) - _evaluated(self.scope, whole) * plain(b))
+        left = self._made(rest, plain(a) - evaluated(self.scope, whole) * plain(b))
         if type(left) is int and type(b) is int:
             return self._made(_sum(whole, _terms(left // b)), hints[0]), left % b
-        if type(b) is SymInt and _least(self.scope, _terms(left)) >= 0 and _least(self.scope, _terms(b - left)) > 0:
-            return self._made(whole, hints[0]), left
+        for shift in (0, 1):  # left or left + b may be known to be the remainder
+            terms = _sum(_terms(left), _terms(b), shift)
+            if _least(self.scope, terms) >= 0 and _least(self.scope, _sum(_terms(b), terms, -1)) > 0:
+                return self._made(_sum(whole, {(): shift}, -1), hints[0]), self._made(terms, hints[1])
+        if type(b) is int and b > 0 and _least(self.scope, _sum({}, rest, -1)) >= 0:
+            above = self._divide(b - 1 - left, b)[0]  # a // b = -((b - 1 - a) // b): natural atoms only
+            quotient = self._made(_sum(whole, _terms(above), -1), hints[0])
+            return quotient, a - quotient * b
         quotient = self._opaque("//", left, b, plain(left) // plain(b))
         return self._made(_sum(whole, _terms(quotient)), hints[0]), self._opaque("%", left, b, hints[1])
 
@@ -333,7 +357,21 @@ class SymInt(_Symbolic):
     __floor__ = __ceil__ = __trunc__
 
 
-def _evaluated(scope: Scope, terms: Terms) -> int:
+def gcd(*numbers: Any) -> Any:
+    """A common divisor: the greatest one of integers, that of all coefficients and all atoms of symbolic ones."""
+    if not any(type(n) is SymInt for n in numbers):
+        return math.gcd(*numbers)
+    products = [Counter(p) for n in numbers for p in _terms(n)]
+    common = functools.reduce(operator.and_, products) if products else Counter()
+    factor: Any = math.gcd(*[c for n in numbers for c in _terms(n).values()])
+    scope = next(n.scope for n in numbers if type(n) is SymInt)
+    if not common:
+        return factor
+    terms = {tuple(sorted(common.elements())): factor}
+    return SymInt(scope, terms, evaluated(scope, terms))
+
+
+def evaluated(scope: Scope, terms: Terms) -> int:
     """The hint of a polynomial."""
     if not any(terms):
         return terms.get((), 0)
@@ -341,10 +379,18 @@ def _evaluated(scope: Scope, terms: Terms) -> int:
 
 
 def _least(scope: Scope, terms: Terms) -> float:
-    """A lower bound of a polynomial from the signs of its terms."""
-    constant = terms.get((), 0)
-    signs = [c > 0 and all(a in scope.natural for a in p) for p, c in terms.items() if p]
-    return constant if all(signs) else -math.inf
+    """A lower bound of a polynomial: its constant, where no other coefficient is negative once each atom is written as
+    its own lower bound plus something that is not negative.
+    """
+    shifted: Terms = {}
+    for product, c in terms.items():
+        part: Terms = {(): c}
+        for atom in product:
+            if atom not in scope.least:
+                return -math.inf
+            part = _sum(_product(part, {(atom,): 1}), part, scope.least[atom])
+        shifted = _sum(shifted, part)
+    return -math.inf if any(c < 0 for p, c in shifted.items() if p) else shifted.get((), 0)
 
 
 def _compared(scope: Scope, sign: str, a: Any, b: Any) -> bool:

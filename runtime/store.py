@@ -45,6 +45,12 @@ def load(key: str) -> tuple[str, bytes] | None:
     return body[8:split].decode(), body[split:]
 
 
+def holds(key: str) -> bool:
+    """Whether there is a file for an entry, sound or not."""
+    path = _path(key)
+    return path is not None and path.exists()
+
+
 def save(key: str, text: str, code: bytes) -> None:
     """Keep an entry; a concurrent writer of the same key leaves one complete file."""
     path = _path(key)

@@ -1,7 +1,7 @@
 """The stream of asynchronous work: one worker thread that runs jobs in order, and buffers whose data arrive later.
 
-`async_eval` hands a job over and returns; generated code and most of NumPy run without the GIL, so Python goes on at the
-same time. An error of a job is raised where its results are read, and once by `synchronize`.
+`async_eval` hands a job over and returns; generated code and most of NumPy run without the GIL, so Python goes on at
+the same time. An error of a job is raised where its results are read, and once by `synchronize`.
 """
 
 from __future__ import annotations

@@ -211,6 +211,7 @@ TABLE: list[Row] = [
         ("float32", "int32"), {"axes": (0, 1), "mode": "add"}),
     Row("take_along_axis", [((5, 6), None, "any"), ((3, 6), "int32", "index5")], ("float32",), {"axis": 0}),
     Row("take_along_axis", [((2, 5), None, "any"), ((2, 4), "uint8", "index5")], ("float32",), {"axis": 1}),
+    Row("take_along_axis", [((2, 5, 3), None, "any"), ((2, 1, 3), "int8", "index5")], ("float32",), {"axis": 1}),
     *[Row("matmul", [((4, 7) if not ta else (7, 4), None, "any"), ((7, 5) if not tb else (5, 7), None, "any")], INEXACT,
           {"ta": ta, "tb": tb}) for ta in (False, True) for tb in (False, True)],
     Row("matmul", [((2, 1, 3, 4), None, "any"), ((5, 4, 2), None, "any")], ("float32",), {"ta": False, "tb": False}),
@@ -224,6 +225,9 @@ TABLE: list[Row] = [
     _conv((2, 3, 0), (2, 2, 0)), _conv((0, 3, 2), (2, 2, 2)),
     *[r for n in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp") for r in _scan(n)],
     Row("cumprod", [((3, 6), None, "counts")], ("float32", "complex64"), {"axis": 1, "reverse": True, "inclusive": True}),
+    *[Row("recurrence", [((3, 6, 2), None, "small"), ((3, 6, 2), None, "small")], FLOATS if not r else ("float32", "complex64", "int32"),
+          {"axis": a, "reverse": r}) for r in (False, True) for a in (0, 1, 2)],
+    Row("recurrence", [((2, 0), None, "any"), ((2, 0), None, "any")], ("float32",), {"axis": 1, "reverse": False}),
     *[Row(n, [((2, 0, 3), None, "any")], ("float32",), {"axis": 1, "reverse": False, "inclusive": False})
       for n in ("cumsum", "cumprod", "cummax", "logcumsumexp")],
     *[Row(n, [((4, 6), None, "any")], ("float32", "int32"), {"axis": a}) for n in ("sort", "argsort") for a in (0, 1)],

@@ -90,22 +90,16 @@ def conv_general(
     and a padded input smaller than the kernel; TypeError for arguments of other types.
     """
     x, w = _operands("conv_general", input, weight)
-    rank = len(x.shape) - 2
     if isinstance(padding, tuple) and len(padding) == 2 and not all(_is_int(p) for p in padding):
         low, high = (_listed("conv_general", "padding", p) for p in padding)
     else:
         low = high = _listed("conv_general", "padding", padding)
-    if len(low) != len(high) or len(low) not in (0, 1, rank):
-        raise failure(ValueError, f"[conv] Invalid padding {text(low)} | {text(high)} for {rank}D convolution.")
     strides, gaps, spread = (
         _listed("conv_general", n, v)
         for n, v in (("stride", stride), ("kernel_dilation", kernel_dilation), ("input_dilation", input_dilation))
     )
-    for name, sizes in (("strides", strides), ("kernel dilation", gaps), ("input dilation", spread)):
-        if len(sizes) not in (0, 1, rank):
-            raise failure(ValueError, f"[conv] Invalid {name} {text(sizes)} for {rank}D convolution.")
-    sizes = [_repeated(s, rank, d) for s, d in ((strides, 1), (low, 0), (high, 0), (gaps, 1), (spread, 1))]
-    return wrap(_convolved(x, w, *sizes, _int("conv_general", "groups", groups), bool(flip)))
+    groups = _int("conv_general", "groups", groups)
+    return wrap(_convolved(x, w, strides, low, high, gaps, spread, groups, bool(flip)))
 
 
 def convolve(a: array, v: array, /, mode: str = "full", *, stream: StreamOrDevice = None) -> array:
@@ -148,12 +142,15 @@ def _listed(name: str, argument: str, value: Any) -> Shape:
     return tuple([_int(name, argument, v) for v in value])
 
 
-def _repeated(sizes: Shape, rank: int, default: int) -> Shape:
+def _repeated(name: str, sizes: Shape, rank: int, default: int) -> Shape:
+    """One size per axis, from one for all or none. Raises ValueError for other numbers of them."""
+    if len(sizes) not in (0, 1, rank):
+        raise failure(ValueError, f"[conv] Invalid {name} {text(sizes)} for {rank}D convolution.")
     return sizes * rank if len(sizes) == 1 else sizes or (default,) * rank
 
 
 def _per_axis(name: str, rank: int, argument: str, value: Any) -> Shape:
-    """An int for all axes, or a sequence of one int per axis; for one axis an int. Raises TypeError for the rest."""
+    """`rank` ints from an int or a sequence of as many; for one axis an int. Raises TypeError for the rest."""
     sizes = _listed(name, argument, value)
     if _is_int(value):
         return sizes * rank
@@ -167,15 +164,15 @@ def _operands(name: str, input: Any, weight: Any) -> tuple[Value, Value]:
 
 
 def _promoted(x: Value, w: Value) -> tuple[Value, Value]:
-    """Both in one dtype. Raises ValueError where that is none of real numbers."""
-    for v, which in ((x, "input"), (w, "weight")):
-        if not v.dtype.is_float:
+    """Both in one dtype. Raises ValueError where the input's or the common one is none of real numbers."""
+    dtype = promote(x.dtype, w.dtype)
+    for d, which in ((x.dtype, "input"), (dtype, "weight")):
+        if not d.is_float:
             raise failure(
                 ValueError,
-                f"[conv] Invalid {which} array with type {v.dtype.name}. Convolution currently only supports floating"
-                " point types",
+                f"[conv] Invalid {which} array with type {d.name}. Convolution currently only supports floating point"
+                " types",
             )
-    dtype = promote(x.dtype, w.dtype)
     return cast(x, dtype), cast(w, dtype)
 
 
@@ -183,10 +180,9 @@ def _forward(
     name: str, rank: int, input: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> array:
     x, w = _operands(name, input, weight)
-    sizes = [_per_axis(name, rank, *a) for a in (("stride", stride), ("padding", padding), ("dilation", dilation))]
-    strides, edges, gaps = (_fitted(x, s) for s in sizes)
-    ones = (1,) * len(strides)
-    return wrap(_convolved(x, w, strides, edges, edges, gaps, ones, _int(name, "groups", groups), False))
+    arguments = (("stride", stride), ("padding", padding), ("dilation", dilation))
+    strides, edges, gaps = (_per_axis(name, rank, *a) for a in arguments)
+    return wrap(_convolved(x, w, strides, edges, edges, gaps, (1,), _int(name, "groups", groups), False))
 
 
 def _transposed(
@@ -195,17 +191,10 @@ def _transposed(
 ) -> array:  # fmt: skip
     x, w = _operands(name, input, weight)
     arguments = (("stride", stride), ("padding", padding), ("dilation", dilation), ("output_padding", output_padding))
-    spread, edges, gaps, more = (_fitted(x, _per_axis(name, rank, *a)) for a in arguments)
+    spread, edges, gaps, more = (_per_axis(name, rank, *a) for a in arguments)
     low = tuple([d * (k - 1) - p for d, k, p in zip(gaps, w.shape[1:-1], edges, strict=False)])
     high = tuple([n + m for n, m in zip(low, more, strict=False)])
-    low, high = (p if len(p) == len(spread) else edges for p in (low, high))  # of another rank: an error follows
-    return wrap(_convolved(x, w, (1,) * len(spread), low, high, gaps, spread, _int(name, "groups", groups), True))
-
-
-def _fitted(x: Value, sizes: Shape) -> Shape:
-    """`sizes` for the rank that the input really has: the check of the weight's rank then reports the difference."""
-    rank = max(len(x.shape) - 2, 0)
-    return (sizes + sizes[-1:] * rank)[:rank]
+    return wrap(_convolved(x, w, (1,), low, high, gaps, spread, _int(name, "groups", groups), True))
 
 
 # -- the primitive ---------------------------------------------------------------------------------------------------
@@ -213,7 +202,10 @@ def _convolved(
     x: Value, w: Value, stride: Shape, low: Shape, high: Shape, dilation: Shape, input_dilation: Shape, groups: int,
     flip: bool,
 ) -> Value:  # fmt: skip
-    """The checks that MLX makes, then a convolution, or the matrix product that one of one tap is."""
+    """The checks that MLX makes, then a convolution, or the matrix product that one of one tap is.
+
+    Sizes are one per axis, or one or none for all.
+    """
     p, q = x.shape, w.shape
     rank = len(p) - 2
     if not 1 <= rank <= 3:
@@ -227,6 +219,10 @@ def _convolved(
             f"[conv] Invalid weight array with {len(q)} dimensions for {rank}D convolution. Expected an array with"
             f" {rank + 2} dimensions following the format [C_out, ..., C_in].",
         )
+    stride = _repeated("strides", stride, rank, 1)
+    low, high = _repeated("padding", low, rank, 0), _repeated("padding", high, rank, 0)
+    dilation = _repeated("kernel dilation", dilation, rank, 1)
+    input_dilation = _repeated("input dilation", input_dilation, rank, 1)
     if groups < 1:
         raise failure(ValueError, f"[conv] The number of groups must be positive, got {groups}.")
     if p[-1] != groups * q[-1]:

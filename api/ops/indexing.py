@@ -349,6 +349,8 @@ def _masked(x: Value, mask: Value, source: Value) -> Value:
     if len(source.shape) > len(rest):
         count = source.shape[0]
         source = _fitted(source, (count, *rest))
+        if count < size_of(mask.shape) and not running.depth:
+            evaluate([mask])  # the source may be too short, and nothing can say so later
         known = mask.buffer
         if not count or (known is not None and int(known.numpy().sum()) > count):
             raise failure(RuntimeError, "[masked_scatter] Source does not have enough elements for mask.")

@@ -3,9 +3,9 @@
     scf.parallel (%block)                                     example x key head x block of rows
       q block, transposed, to scratch
       scf.for (%keys) over the keys that the rows see         KEYS at a time
-        scores[key][row] = k q^T                              register tiles, in L1
-        new top; scores = exp(scores - top); total; out[feature][row] = out * exp(old top - top) + v^T scores
-      out / total, transposed, to the result
+        scores[key][row] = k q^T                              register tiles
+        new top; scores = exp(scores - top); total; out[row][feature] = out * exp(old top - top) + scores^T v
+      out / total to the result
 
 Row by row, `top` is the largest score so far (a sink is one, too), and `total` and `out` are sums relative to it.
 Blocks of keys that a causal mask hides from a whole block of rows are never computed.
@@ -20,7 +20,7 @@ from mlxir.compiler.lower.builder import INDEX, Reg
 from mlxir.compiler.lower.index import Var, linear
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.streaming import KEYS, Streaming
-from mlxir.compiler.lower.tiles import Matrix
+from mlxir.compiler.lower.tiles import SPARE
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, context, ir
 
@@ -39,9 +39,9 @@ class _Attention(Streaming):
     def emit(self, e: VectorEmitter) -> tuple[int, float]:
         turn = Var("turn", self.blocks)
         self.query, self.query_rows = self.matrix(e, self.width, self.block), self.matrix(e, self.block, self.width)
-        self.keys, self.values = self.matrix(e, KEYS, self.width), self.matrix(e, KEYS, self.value_width)
-        self.weights = self.matrix(e, KEYS, self.block)
-        self.sums, self.out = self.matrix(e, self.value_width, self.block), self.matrix(e, self.block, self.value_width)
+        self.keys, self.values = self.matrix(e, KEYS + SPARE, self.width), self.matrix(e, KEYS, self.value_width)
+        self.weights = self.matrix(e, KEYS + SPARE, self.block)
+        self.out = self.matrix(e, self.block, self.value_width)
         self.top, self.total, self.shift, self.decay = (self.vector(e) for _ in range(4))
 
         def block() -> None:
@@ -80,7 +80,7 @@ class _Attention(Streaming):
             k.store(k.const(0, self.dtype), self.total, at)
 
         self.each_row(e, nothing)
-        self.clear(e, self.sums.buffer, e.constant_index(0), self.value_width * self.sums.stride)
+        self.clear(e, self.out.buffer, e.constant_index(0), self.block * self.out.stride)
         (sinks,) = self.others
         node = self.broadcast(sinks, (self.example, self.head))
         if node.kind == "constant" and node.data[0] == -math.inf:
@@ -96,11 +96,10 @@ class _Attention(Streaming):
     def _keys(self, e: VectorEmitter, first: ir.Value, count: ir.Value) -> None:
         self.stage_keys(e, self.k, self.feature, first, count, self.keys)
         self.stage_keys(e, self.v, self.value_feature, first, count, self.values)
-        self.tiles.multiply(e, count, self.block, self.width, self.keys, self.query, self.weights)
+        self.tiles.multiply(e, count, self.block, self.width, self.keys, self.query, self.weights, whole=True)
         self._softmax(e, first, count)
-        by_feature = Matrix(self.values.buffer, self.values.base, 1, self.values.stride)
-        decay = Matrix(self.decay, e.constant_index(0), 0)
-        self.tiles.multiply(e, self.value_width, self.block, count, by_feature, self.weights, self.sums, decay)
+        by_row = self.weights.transposed()
+        self.tiles.multiply(e, self.block, self.value_width, count, by_row, self.values, self.out, self.decay)
 
     def _softmax(self, e: VectorEmitter, first: ir.Value, count: ir.Value) -> None:
         k, weights = e.k, self.weights.buffer
@@ -134,7 +133,6 @@ class _Attention(Streaming):
 
     def _finish(self, e: VectorEmitter, count: ir.Value) -> None:
         k = e.k
-        self.tiles.transpose(e, self.sums, self.value_width, self.block, self.out)
         out, top, total = e.buffers[self.inputs :]
         column, position = self.value_feature, self.result_position(0, self.head, self.step, self.value_feature)
         row_position = linear((self.example, self.head, self.step), self.results[1].shape)

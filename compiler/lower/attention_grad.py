@@ -6,8 +6,8 @@
           weights[key][row] = exp(scale k q^T - top) / total;   slopes = v ct^T
           slopes = weights (slopes - delta)
           dv += weights ct    dk += slopes (scale q)            rows of the keys, in memory
-          dq[feature][row] += k^T slopes                        in scratch
-        scale dq, transposed, to the result
+          dq[row][feature] += slopes^T k                        in scratch
+        scale dq to the result
 
 Where there are few key heads to keep threads busy, the blocks of each are shared out; a share adds up its own dk and
 dv, and a second step adds the shares. The number of shares depends on the shapes alone.
@@ -21,7 +21,7 @@ from mlxir.compiler.lower.builder import INDEX, Reg
 from mlxir.compiler.lower.index import Index, Var, linear
 from mlxir.compiler.lower.loops import Lowered, Step, over
 from mlxir.compiler.lower.streaming import KEYS, Streaming
-from mlxir.compiler.lower.tiles import Matrix
+from mlxir.compiler.lower.tiles import SPARE, Matrix
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx import Aval
@@ -53,11 +53,15 @@ class _AttentionGrad(Streaming):
     # -- the main step ------------------------------------------------------------------------------------------------
     def _emit(self, e: VectorEmitter, temporaries: list[int] | None) -> tuple[int, float]:
         block, width, values = self.block, self.width, self.value_width
-        self.query, self.query_rows = self.matrix(e, width, block), self.matrix(e, block, width)
-        self.ct, self.ct_rows = self.matrix(e, values, block), self.matrix(e, block, values)
-        self.keys, self.values = self.matrix(e, KEYS, width), self.matrix(e, KEYS, values)
-        self.weights, self.slopes = self.matrix(e, KEYS, block), self.matrix(e, KEYS, block)
-        self.dq = self.matrix(e, width, block)
+        # q and ct side by side, so that one loop transposes both
+        self.by_row = self.matrix(e, block, self.padded(width) + values)
+        self.by_feature = self.matrix(e, self.padded(width) + values, block)
+        middle = e.constant_index(self.padded(width))
+        self.ct_rows = self.by_row._replace(base=middle)
+        self.ct = self.by_feature._replace(base=e.constant_index(self.padded(width) * self.by_feature.stride))
+        self.keys, self.values = self.matrix(e, KEYS + SPARE, width), self.matrix(e, KEYS + SPARE, values)
+        self.weights, self.slopes = self.matrix(e, KEYS + SPARE, block), self.matrix(e, KEYS + SPARE, block)
+        self.dq = self.matrix(e, block, width)
         self.top, self.inverse, self.delta = (self.vector(e) for _ in range(3))
         extent = over(e, [self.unit, self.share], lambda: self._share(e, temporaries))
         seen = self.length / 2 if self.causal else self.length
@@ -96,12 +100,11 @@ class _AttentionGrad(Streaming):
         first = e.times(e.variables[self.number], self.block)
         count = e.rest(self.rows, first, self.block)
         ct = self.others[3]
-        self.stage_rows(e, self.q, self.feature, count, self.query_rows, self.scale)
+        self.stage_rows(e, self.q, self.feature, count, self.by_row, self.scale)
         self.stage_rows(e, ct, self.value_feature, count, self.ct_rows)
-        self.tiles.transpose(e, self.query_rows, self.block, self.width, self.query)
-        self.tiles.transpose(e, self.ct_rows, self.block, self.value_width, self.ct)
+        self.tiles.transpose(e, self.by_row, self.block, self.by_row.stride, self.by_feature)
         self._statistics(e, count)
-        self.clear(e, self.dq.buffer, e.constant_index(0), self.width * self.dq.stride)
+        self.clear(e, self.dq.buffer, e.constant_index(0), self.block * self.dq.stride)
         self.last = self.limits(e)
         self.over_keys(e, self.sight(e), lambda first, count: self._keys(e, first, count))
         self._finish(e, count)
@@ -129,14 +132,13 @@ class _AttentionGrad(Streaming):
         tiles, width, values = self.tiles, self.width, self.value_width
         self.stage_keys(e, self.k, self.feature, first, count, self.keys)
         self.stage_keys(e, self.v, self.value_feature, first, count, self.values)
-        tiles.multiply(e, count, self.block, width, self.keys, self.query, self.weights)
-        tiles.multiply(e, count, self.block, values, self.values, self.ct, self.slopes)
+        tiles.multiply(e, count, self.block, width, self.keys, self.by_feature, self.weights, whole=True)
+        tiles.multiply(e, count, self.block, values, self.values, self.ct, self.slopes, whole=True)
         self.scores(e, first, count, lambda at: self._differentiate(e, at))
         dk, dv = (s._replace(base=s.at(e, first, e.constant_index(0))) for s in self.sums)
         tiles.multiply(e, count, values, self.block, self.weights, self.ct_rows, dv, add=True)
-        tiles.multiply(e, count, width, self.block, self.slopes, self.query_rows, dk, add=True)
-        by_feature = Matrix(self.keys.buffer, self.keys.base, 1, self.keys.stride)
-        tiles.multiply(e, width, self.block, count, by_feature, self.slopes, self.dq, add=True)
+        tiles.multiply(e, count, width, self.block, self.slopes, self.by_row, dk, add=True)
+        tiles.multiply(e, self.block, width, count, self.slopes.transposed(), self.keys, self.dq, add=True)
 
     def _differentiate(self, e: VectorEmitter, at: ir.Value) -> None:
         """From the score and the cotangent of its weight to the weight and the cotangent of the score."""
@@ -150,14 +152,13 @@ class _AttentionGrad(Streaming):
 
     def _finish(self, e: VectorEmitter, count: ir.Value) -> None:
         k, column = e.k, self.feature
-        self.tiles.transpose(e, self.dq, self.width, self.block, self.query_rows)
         position = self.result_position(0, self.head, self.step, column)
 
         def row() -> None:
-            start = e.times(e.variables[self.row], self.query_rows.stride)
+            start = e.times(e.variables[self.row], self.dq.stride)
 
             def element() -> None:
-                value = self.load(e, self.query_rows.buffer, e.plus(start, e.variables[column])) * self.scale
+                value = self.load(e, self.dq.buffer, e.plus(start, e.variables[column])) * self.scale
                 k.store(Reg(value.value, self.q.dtype, k), e.buffers[self.inputs], e.index(position))
 
             e.lanes(column, self.width, element)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxir.dialects.mlir import context, ir
+from mlxir.dialects.symbolic import plain
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype, bool_, complex64, float32, float64, int32
 from mlxir.runtime.errors import CompileError
@@ -42,9 +43,9 @@ def storage_type(dtype: Dtype) -> ir.Type:
 
 
 def memref_type(size: int, dtype: Dtype) -> ir.Type:
-    """A flat buffer of `size` elements."""
+    """A flat buffer of `size` elements. (No access is checked against it, so one of symbolic size may say any.)"""
     with context, ir.Location.unknown():
-        return ir.MemRefType.get([size * (2 if dtype is complex64 else 1)], _STORAGE[dtype])
+        return ir.MemRefType.get([plain(size) * (2 if dtype is complex64 else 1)], _STORAGE[dtype])
 
 
 class Reg:
@@ -146,7 +147,7 @@ class KernelBuilder:
         return Reg(self.op(name, [o.value for o in operands], _TYPES[dtype], **attributes), dtype, self)
 
     def index(self, value: int) -> ir.Value:
-        return self.op("arith.constant", [], INDEX, value=ir.IntegerAttr.get(INDEX, value))
+        return self.op("arith.constant", [], INDEX, value=ir.IntegerAttr.get(INDEX, int(value)))
 
     def const(self, value: Any, dtype: Dtype | str) -> Reg:
         """A constant; integers wrap into the dtype."""

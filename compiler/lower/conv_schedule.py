@@ -100,7 +100,10 @@ class Extents(NamedTuple):
 
 
 class OutputSchedule(NamedTuple):
-    """Blocks of `rows` x `columns` outputs of the last two axes; a tile's rows are outputs of the last one."""
+    """Blocks of `rows` x `columns` outputs of the last two axes; a tile's rows are outputs of the last one.
+
+    A tile's vectors lie along output channels, or (`along_k`) along input channels, for few output channels.
+    """
 
     tile: Tile
     rows: int
@@ -145,10 +148,22 @@ def _tile(x: Extents, rows: int, lanes: int, size: int, vector_bytes: int) -> Ti
     return choose_tile(rows, lanes, width, 16 if vector_bytes == 32 else 32)
 
 
+def _tile_along_depth(x: Extents, columns: int, size: int, vector_bytes: int) -> Tile | None:
+    """For so few output channels that they would leave most lanes empty, and input channels that fill them."""
+    width = next((n for n in (vector_bytes // size, vector_bytes // size // 2) if n >= 4 and x.depth % n == 0), 0)
+    if x.lanewise or not width or 2 * x.outs > width:
+        return None
+    # A sum across the lanes costs about ten steps.
+    if x.outs * (x.depth / width + 10 / max(prod(x.taps), 1)) > x.depth:
+        return None
+    registers = 12 if vector_bytes == 32 else 24
+    return Tile(max(1, min(columns, registers // x.outs)), x.outs, width, along_k=True)
+
+
 def output_schedule(x: Extents, size: int, vector_bytes: int) -> OutputSchedule | None:
     """None where even the smallest window is too large."""
     (planes, height, width), (_, rows, columns) = x.taps, x.counts
-    tile = _tile(x, columns, x.lanes, size, vector_bytes)
+    tile = _tile_along_depth(x, columns, size, vector_bytes) or _tile(x, columns, x.lanes, size, vector_bytes)
     channels = x.depth * (tile.columns if x.lanewise else 1) * size
 
     def window(r: int, c: int) -> int:

@@ -17,15 +17,63 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.mx import Primitive
+from mlxir.dialects.symbolic import Scope, SymInt, Terms, evaluated, text_of
 from mlxir.runtime.dtypes import Dtype, bool_, complex64, float32, float64, int64
+
+SCRATCH_BYTES = 1 << 15  # a row of scratch must stay in L1 (and in threadgroup memory)
+
+
+class Sizes:
+    """Symbolic sizes inside a kernel, computed at its beginning from the lengths of axes in a buffer."""
+
+    def __init__(self, k: ScalarBuilder, buffer: ir.Value):
+        self.k, self.buffer = k, buffer
+        # Everything is put before this operation, so that it dominates all uses.
+        self.before = ir.InsertionPoint(k.index(0).owner)
+        self.known: dict[str, ir.Value] = {}
+
+    def value(self, n: SymInt) -> ir.Value:
+        """An expression as an index."""
+        outside, self.k.ip = self.k.ip, self.before
+        try:
+            return self._expression(n.scope, n.terms, n.text)
+        finally:
+            self.k.ip = outside
+
+    def _expression(self, scope: Scope, terms: Terms, text: str) -> ir.Value:
+        if text not in self.known:
+            total = None
+            for product, c in terms.items():
+                value = self.k.index(c)
+                for atom in product:
+                    value = self.k.op("arith.muli", [value, self._atom(scope, atom)], INDEX)
+                total = value if total is None else self.k.op("arith.addi", [total, value], INDEX)
+            self.known[text] = self.k.index(0) if total is None else total
+        return self.known[text]
+
+    def _atom(self, scope: Scope, atom: str) -> ir.Value:
+        if atom in self.known:
+            return self.known[atom]
+        if atom in scope.opaque:
+            sign, a, b, _ = scope.opaque[atom]
+            if atom not in scope.least:  # it may be negative, and division rounds towards zero
+                return self.k.index(SymInt(scope, {(atom,): 1}, evaluated(scope, {(atom,): 1})).value())
+            p, q = (self._expression(scope, t, text_of(t)) for t in (a, b))
+            value = self.k.op("arith.divsi" if sign == "//" else "arith.remsi", [p, q], INDEX)
+        else:
+            word = self.k.load(self.buffer, self.k.index(int(atom[1:])), int64)
+            value = self.k.op("arith.index_cast", [word.value], INDEX)
+        self.known[atom] = value
+        return value
 
 
 class Emitter:
     """Code of one kernel. `buffers[i]` is the memref that `load` nodes call i; scopes follow the nesting of blocks."""
 
-    def __init__(self, k: ScalarBuilder, buffers: Sequence[ir.Value]):
+    def __init__(self, k: ScalarBuilder, buffers: Sequence[ir.Value], sizes: ir.Value | None = None):
         self.k, self.buffers = k, list(buffers)
         self.entry = k.ip.block  # of the function: scratch memory is allocated there, never in a loop
+        self.sizes = None if sizes is None else Sizes(k, sizes)  # what symbolic sizes are computed from
         self.variables: dict[Var, ir.Value] = {}
         self.scopes: list[dict[Any, Any]] = [{}]
         self.stored: dict[int, Callable[[], Reg]] = {}  # nodes whose value lies in scratch memory: id -> load
@@ -50,6 +98,8 @@ class Emitter:
             self.k.ip = outside
 
     def constant_index(self, value: int) -> ir.Value:
+        if type(value) is SymInt and self.sizes is not None:
+            return self.sizes.value(value)
         found = self._known(("c", value))
         if found is None:
             found = self.scopes[-1]["c", value] = self.k.index(value)
@@ -87,9 +137,15 @@ class Emitter:
         k = self.k
         i = k.cast(self.value(atom.node), int64)
         if atom.node.dtype.kind == "i":
-            i = k.select(i < 0, i + atom.extent, i)
-        i = k.minimum(k.maximum(i, k.const(0, int64)), k.const(max(atom.limit - 1, 0), int64))
+            i = k.select(i < 0, i + self._word(atom.extent), i)
+        i = k.minimum(k.maximum(i, k.const(0, int64)), self._word(max(atom.limit - 1, 0)))
         return k.op("arith.index_cast", [i.value], INDEX)
+
+    def _word(self, n: int) -> Reg:
+        """An integer as a register."""
+        if type(n) is not SymInt:
+            return self.k.const(n, int64)
+        return Reg(self.k.op("arith.index_cast", [self.constant_index(n)], _TYPES[int64]), int64, self.k)
 
     def condition(self, condition: Condition) -> Reg:
         k, total = self.k, None
@@ -296,8 +352,12 @@ class Emitter:
 
     # -- memory -----------------------------------------------------------------------------------------------------
     def scratch(self, size: int, dtype: Dtype) -> tuple[ir.Value, Dtype]:
-        """A small private buffer for registers of `dtype` (2-byte floats stay float32)."""
+        """A small private buffer for registers of `dtype` (2-byte floats stay float32).
+
+        One of symbolic size is as large as any may be: its user has asked whether it fits.
+        """
         kept = float32 if dtype.is_float and dtype.size == 2 else dtype
+        size = SCRATCH_BYTES // kept.size if type(size) is SymInt else size
         count = size * (2 if dtype is complex64 else 1)
         kind = ir.MemRefType.get([count], _STORAGE[kept])
         operation = ir.Operation.create(

@@ -9,9 +9,9 @@ reshape to
 
 from __future__ import annotations
 
-from functools import reduce
-from math import gcd
 from typing import Any
+
+from mlxir.dialects.symbolic import gcd
 
 
 class Var:
@@ -215,7 +215,7 @@ class Index:
         low, high = rest.bounds
         if low // n == high // n:
             return whole + low // n
-        common = reduce(gcd, (c for _, c in rest.terms.values()), n)
+        common = gcd(n, *[c for _, c in rest.terms.values()])
         if common > 1:
             inner = Index({k: (a, c // common) for k, (a, c) in rest.terms.items()}, rest.constant // common)
             return whole + inner // (n // common)
@@ -232,7 +232,7 @@ class Index:
         low, high = rest.bounds
         if low // n == high // n:
             return rest - (low // n) * n
-        common = reduce(gcd, (c for _, c in rest.terms.values()), n)
+        common = gcd(n, *[c for _, c in rest.terms.values()])
         if common > 1:
             inner = Index({k: (a, c // common) for k, (a, c) in rest.terms.items()}, rest.constant // common)
             return (inner % (n // common)) * common + rest.constant % common

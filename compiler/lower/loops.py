@@ -22,24 +22,26 @@ A kernel is a function of mx operations without loops of their own. Three forms,
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 from mlxir.compiler.lower.builder import INDEX, Reg, memref_type
-from mlxir.compiler.lower.emit import Emitter
+from mlxir.compiler.lower.emit import SCRATCH_BYTES, Emitter
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, children, indices, reachable, substitute
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import Aval
+from mlxir.dialects.symbolic import SymInt, plain
 from mlxir.runtime.dtypes import Dtype
 
-SCRATCH_BYTES = 1 << 15  # a row of scratch must stay in L1 (and in threadgroup memory)
 COSTLY = 8
 COLUMN_BLOCK = 4096  # columns: accumulators of a block stay in L1, and rows are read in long runs
 MIN_ITERATIONS = 8  # of a column kernel, so that threads have something to share
 ROWS_AT_ONCE = 4
+MOST_PIECES = 8  # of an axis along which arrays are joined
 
 
 class Step(NamedTuple):
@@ -88,7 +90,7 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
     with context, ir.Location.unknown():
         _, block = loop_function(body, function.name, avals)
         k = ScalarBuilder(ir.InsertionPoint(block))
-        emitter = Emitter(k, list(block.arguments))
+        emitter = Emitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
         if any(t.aval.size for t in results):
             extent, work = _Form(ops, function.arguments, results).emit(emitter)
         else:
@@ -96,6 +98,15 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
         k.op("func.return", [])
     numbers = tuple(range(len(avals)))
     return Lowered([Step(function.name, extent, work, numbers, numbers[len(function.arguments) :])], [])
+
+
+SIZES = "mx.sizes"
+"""The attribute of a kernel whose last argument holds the lengths s0, s1, ... of symbolic axes (compiler/generic.py)."""
+
+
+def sizes_of(function: Function, buffers: Sequence[Any]) -> Any:
+    """Of a kernel's buffers (its arguments first), the one with the lengths of symbolic axes; None if it has none."""
+    return buffers[len(function.arguments) - 1] if SIZES in function.operation.attributes else None
 
 
 class _Form:
@@ -189,7 +200,7 @@ class _Form:
         staged = [
             n for n in nodes if n.kind == "reduce" and n.data[1] == self.inner and not n.free & frozenset(self.inner)
         ]  # fmt: skip
-        work = float(sum(_work(n, self.inner) for n in nodes))
+        work = 1.0 * sum(_work(n, self.inner) for n in nodes)
         if not staged:
             return self._emit_map(e, work)
         if self._columns(staged):
@@ -220,18 +231,43 @@ class _Form:
         _, stores = self.stores(e)
 
         def element() -> None:
-            for root, position, buffer in stores:
-                e.k.store(e.value(root), buffer, e.index(position))
+            self._store(e, stores)
 
         if len(self.outer) < 2:
             return over(e, self.outer, element), work
         *rows, last = self.outer
 
         def row() -> None:
-            e.hoist(self.roots, [last])
-            e.parallel(last, e.constant_index(last.extent), element)
+            for var, roots, positions in self._pieces(last):
+                e.hoist(roots, [var])
+                stored = list(zip(roots, positions, e.buffers[self.first_output :], strict=True))
+                e.parallel(var, e.constant_index(var.extent), lambda stored=stored: self._store(e, stored))
 
         return over(e, rows, row), work * last.extent
+
+    @staticmethod
+    def _store(e: Emitter, stores: list) -> None:
+        for root, position, buffer in stores:
+            e.k.store(e.value(root), buffer, e.index(position))
+
+    def _pieces(self, last: Var) -> list[tuple[Var, list[Scalar], list[Index]]]:
+        """The last axis cut where a guard decides otherwise: joined arrays are one loop each, without tests inside."""
+        cuts = {0, last.extent}
+        for node in reachable(self.roots):
+            for index, low, high in node.data[0].parts if node.kind == "guard" else ():
+                rest = index - last
+                if index.coefficient(last) == 1 and not rest.free():
+                    cuts |= {low - rest.constant, high - rest.constant}
+        starts = sorted(c for c in cuts if 0 <= c <= last.extent)
+        if len(starts) == 2 or len(starts) > MOST_PIECES + 1:
+            return [(last, self.roots, self.positions)]
+        found = []
+        for start, stop in itertools.pairwise(starts):
+            var = Var(f"{last.name}_{start}", stop - start)
+            mapping = {last: Index.of(var) + start}
+            roots = substitute(self.pull.graph, self.roots, mapping, {})
+            found.append((var, roots, [p.substitute(mapping) for p in self.positions]))
+        return found
 
 
 def _work(node: Scalar, inner: Sequence[Var]) -> int:
@@ -411,8 +447,8 @@ class _ColumnEmitter:
         self.form, self.e, self.stages = form, e, _levels(staged)
         *self.rows, self.lane = form.outer
         rows = prod([v.extent for v in self.rows])
-        share = -(-self.lane.extent * rows // MIN_ITERATIONS)
-        self.block = min(max(-(-share // 64) * 64, 64), COLUMN_BLOCK, self.lane.extent)
+        share = -(-plain(self.lane.extent * rows) // MIN_ITERATIONS)
+        self.block = min(max(-(-share // 64) * 64, 64), COLUMN_BLOCK, plain(self.lane.extent))
         self.blocks = -(-self.lane.extent // self.block)
         self.full, self.short = form.stores(e)
 
@@ -425,17 +461,27 @@ class _ColumnEmitter:
         self.start = e.k.op("arith.muli", [e.variables[block], e.constant_index(self.block)], INDEX)
         left = e.k.op("arith.subi", [e.constant_index(self.lane.extent), self.start], INDEX)
         self.count = e.k.op("arith.minui", [left, e.constant_index(self.block)], INDEX)
+        known: set[int] = set()
+        full = list(self.full)
         for stage in self.stages:
             # What is the same for all columns is one scalar; code outside the loops over columns may need it.
             for n in stage:
                 if self.lane not in n.free:
                     e.scopes[-1][id(n)] = e.value(n)
             if across := [n for n in stage if self.lane in n.free]:
-                self._reduce_stage(across)
+                # Results that need no sum that is not known yet are stored on the way.
+                ready = [s for s in full if self._needed([s[0]]) <= known]
+                full = [s for s in full if s not in ready]
+                self._reduce_stage(across, ready)
+            known |= {id(n) for n in stage}
         if self.short:
             self._lanes(lambda: self._store(self.short))
-        if self.full:
-            self._serial(1, lambda _: self._lanes(lambda: self._store(self.full)))
+        if full:
+            self._serial(1, lambda _: self._lanes(lambda: self._store(full)))
+
+    def _needed(self, nodes: list[Scalar]) -> set[int]:
+        """The staged reductions that values are computed from."""
+        return {id(n) for n in reachable(nodes)} & {id(n) for stage in self.stages for n in stage}
 
     def _store(self, stores: list) -> None:
         for root, position, buffer in stores:
@@ -467,18 +513,25 @@ class _ColumnEmitter:
         else:
             rows = [Index.of(step) * unroll + u for u in range(unroll)]
             e.repeat(step, e.constant_index(step.extent), lambda: body([e.index(r) for r in rows]))
+            if type(var.extent) is SymInt:  # the others, if any, are a multiple of `unroll`
+                rest = Var(f"{var.name}_rest", var.extent - step.extent * unroll)
+                row = Index.of(rest) + step.extent * unroll
+                e.repeat(rest, e.constant_index(rest.extent), lambda: body([e.index(row)]))
 
-    def _reduce_stage(self, stage: list[Scalar]) -> None:
-        """Several rows per pass over the block, so that the accumulators are loaded and stored less often."""
+    def _reduce_stage(self, stage: list[Scalar], ready: list) -> None:
+        """Several rows per pass over the block, so that the accumulators are loaded and stored less often; `ready` are
+        results to store on the way.
+        """
         e, last = self.e, self.form.inner[-1]
         accumulators = [e.scratch(self.block, n.dtype) for n in stage]
-        unroll = next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
+        symbolic = type(last.extent) is SymInt
+        unroll = ROWS_AT_ONCE if symbolic else next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
 
         def clear() -> None:
             for n, (buffer, kept) in zip(stage, accumulators, strict=True):
                 e.keep(e.neutral(n.data[0], n.dtype), buffer, kept, self.local)
 
-        bodies = [n.args[0] for n in stage]
+        bodies = [*[n.args[0] for n in stage], *[s[0] for s in ready]]
 
         def rows_at_once(rows: list) -> None:
             """Per row, what all columns share is computed before the loop over the columns."""
@@ -498,6 +551,7 @@ class _ColumnEmitter:
                 for i, n in enumerate(stage):
                     value = e.value(n.args[0])
                     totals[i] = value if totals[i] is None else e.combine(n.data[0], totals[i], value)
+                self._store(ready)
                 del e.scopes[-2:]
             for n, total, (buffer, kept) in zip(stage, totals, accumulators, strict=True):
                 old = e.recall(buffer, kept, n.dtype, self.local)

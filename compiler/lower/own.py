@@ -37,6 +37,13 @@ class OwnEmitter(VectorEmitter):
             total = value if total is None else self.k.op("arith.addi", [total, value], INDEX)
         return total
 
+    def least(self, a: ir.Value, n: int) -> ir.Value:
+        """min(a, n) of positions that are not negative."""
+        return self.k.op("arith.minui", [a, self.constant_index(n)], INDEX)
+
+    def divided(self, a: ir.Value, n: int) -> ir.Value:
+        return a if n == 1 else self.k.op("arith.divsi", [a, self.constant_index(n)], INDEX)
+
     def number(self, position: Any, dtype: Dtype) -> Reg:
         """A position as an integer register."""
         from_index = self.k.op("arith.index_cast", [self.at(position)], ir.IntegerType.get_signless(8 * dtype.size))

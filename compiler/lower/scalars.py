@@ -18,6 +18,7 @@ from mlxir.compiler.program import attr_key
 from mlxir.dialects.mlir import Op, Tensor
 from mlxir.dialects.mx import Aval, Primitive
 from mlxir.dialects.mx.shape import broadcast_index
+from mlxir.dialects.symbolic import plain
 from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import CompileError
 
@@ -131,7 +132,7 @@ class ScalarGraph:
         )
         node.free = body.free - frozenset(variables)
         for v in variables:
-            node.cost *= v.extent
+            node.cost *= plain(v.extent)
         return node
 
     # -- conditions and data-dependent indices --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Every comparison puts the smaller word to the left. To merge two sorted halves, each word is compared with its mirror
 image, then at half the distance again and again:
 
-    0 3 5 7 | 1 2 4 6     mirrored: 0-6 3-4 5-2 7-1     0 3 2 1 | 7 5 4 6     distance 2, distance 1     0 1 2 3 | 4 5 6 7
+    0 3 5 7 | 1 2 4 6     mirrored: 0-6 3-4 5-2 7-1     0 3 2 1 | 7 5 4 6     distances 2, 1     0 1 2 3 | 4 5 6 7
 
 A chunk of CHUNK registers is sorted without leaving them; above that, runs of chunks are merged by passes over memory.
 A word is one unsigned integer, or two that are ordered by the first one and then by the second.

@@ -135,8 +135,13 @@ class Streaming:
         node = self.pull.at(x, (self.example, self.head, self.step, Index.of(column)))
         self._stage(e, node, self.row, column, count, target, factor)
         if self.rows % self.block:
-            left = e.minus(e.constant_index(self.block), count)
-            self.clear(e, target.buffer, e.times(count, target.stride), e.times(left, target.stride))
+            missing, left = Var("missing", 0), e.minus(e.constant_index(self.block), count)
+
+            def no_row() -> None:
+                row = e.plus(count, e.variables[missing])
+                self.clear(e, target.buffer, target.at(e, row, e.constant_index(0)), column.extent)
+
+            e.repeat(missing, left, no_row)
 
     def stage_keys(
         self, e: VectorEmitter, x: Tensor, column: Var, first: ir.Value, count: ir.Value, target: Matrix
@@ -150,7 +155,7 @@ class Streaming:
         first_key: ir.Value | None = None,
     ) -> None:  # fmt: skip
         def row() -> None:
-            at = e.times(e.variables[local], target.stride)
+            at = target.at(e, e.variables[local], e.constant_index(0))
             if first_key is not None:
                 e.variables[self.key] = e.plus(first_key, e.variables[local])
             e.hoist([node], [column])

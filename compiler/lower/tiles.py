@@ -17,6 +17,8 @@ from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
 from mlxir.runtime.dtypes import Dtype
 
+SPARE = 16  # rows of the tallest tile
+
 
 class Matrix(NamedTuple):
     """Element (row, column) lies at base + row * stride + column * step. Vectors run along columns of step 1."""
@@ -25,6 +27,9 @@ class Matrix(NamedTuple):
     base: ir.Value
     stride: int
     step: int = 1
+
+    def transposed(self) -> Matrix:
+        return self._replace(stride=self.step, step=self.stride)
 
     def at(self, e: VectorEmitter, row: ir.Value, column: ir.Value) -> ir.Value:
         return e.plus(e.plus(self.base, e.times(row, self.stride)), e.times(column, self.step))
@@ -44,7 +49,7 @@ class Tiles(NamedTuple):
 
     def rows(self, vectors: int) -> int:
         """So many that the sums hide the latency of a multiply-add."""
-        return min(16, 4 * self.vectors) // vectors
+        return min(SPARE, 4 * self.vectors) // vectors
 
     def pieces(self, columns: int) -> Iterator[tuple[int, int, int, int]]:
         """(first column, count, vectors, lanes) of runs of equal tiles that cover `columns` exactly."""
@@ -60,15 +65,18 @@ class Tiles(NamedTuple):
 
     def multiply(
         self, e: VectorEmitter, rows: int | ir.Value, columns: int, depth: int | ir.Value, a: Matrix, b: Matrix,
-        c: Matrix, begin: Matrix | None = None, add: bool = False,
+        c: Matrix, begin: ir.Value | None = None, add: bool = False, whole: bool = False,
     ) -> None:  # fmt: skip
-        """c = a @ b; c + a @ b with `add`; and with `begin`, a row of factors, c * begin + a @ b."""
+        """c = a @ b; c + a @ b with `add`; c * begin + a @ b with `begin`, a buffer of one factor per row.
+
+        `whole`: a and c have room for SPARE more rows, which may be read and written.
+        """
 
         def strip(column: ir.Value, vectors: int, lanes: int) -> None:
             def tile(row: ir.Value, count: int) -> None:
                 self._tile(e, row, count, column, vectors, lanes, depth, (a, b, c), begin, add)
 
-            in_tiles(e, rows, self.rows(vectors), tile)
+            in_tiles(e, rows, self.rows(vectors), tile, whole)
 
         for first, count, vectors, lanes in self.pieces(columns):
             group, width = Var("columns", count), vectors * lanes
@@ -84,7 +92,7 @@ class Tiles(NamedTuple):
 
     def _tile(
         self, e: VectorEmitter, row: ir.Value, rows: int, column: ir.Value, vectors: int, lanes: int,
-        depth: int | ir.Value, operands: tuple[Matrix, Matrix, Matrix], begin: Matrix | None, add: bool,
+        depth: int | ir.Value, operands: tuple[Matrix, Matrix, Matrix], begin: ir.Value | None, add: bool,
     ) -> None:  # fmt: skip
         a, b, c = operands
         dtype, k, zero = self.dtype, Var("k", 0), e.constant_index(0)
@@ -98,9 +106,8 @@ class Tiles(NamedTuple):
         if add or begin is not None:
             starts = [load(c, p) for p in places]
         if begin is not None:
-            first = begin.at(e, zero, column)
-            factors = [load(begin, e.plus(first, v * lanes)) for v in range(vectors)]
-            starts = [e.multiply(s, factors[n % vectors]) for n, s in enumerate(starts)]
+            factors = [e.spread(e.k.load(begin, e.plus(row, r), dtype).value, lanes, dtype) for r in range(rows)]
+            starts = [e.multiply(s, factors[n // vectors]) for n, s in enumerate(starts)]
 
         def step(sums: list[Reg]) -> list[Reg]:
             a_at = e.plus(a_base, e.times(e.variables[k], a.step))
@@ -133,21 +140,26 @@ class Tiles(NamedTuple):
 
 
 def in_tiles(
-    e: VectorEmitter, rows: int | ir.Value, size: int, tile: Callable[[ir.Value, int], None]
+    e: VectorEmitter, rows: int | ir.Value, size: int, tile: Callable[[ir.Value, int], None], whole: bool
 ) -> None:
-    """`tile(first, count)` for `size` rows at a time, then for the rest: one tile if it is known, else row by row."""
+    """`tile(first, count)` for `size` rows at a time, then for the rest: one tile if it is known or may be `whole`,
+    else row by row.
+    """
     group, single = Var("rows", 0), Var("row", 0)
 
-    def whole() -> None:
+    def full() -> None:
         tile(e.times(e.variables[group], size), size)
 
     if isinstance(rows, int):
         if rows >= size:
-            e.repeat(group, rows // size, whole)
+            e.repeat(group, rows // size, full)
         if rows % size:
             tile(e.constant_index(rows - rows % size), rows % size)
         return
-    groups = e.k.op("arith.divui", [rows, e.constant_index(size)], INDEX)
-    e.repeat(group, groups, whole)
+    begun = e.plus(rows, size - 1) if whole else rows
+    groups = e.k.op("arith.divui", [begun, e.constant_index(size)], INDEX)
+    e.repeat(group, groups, full)
+    if whole:
+        return
     done = e.times(groups, size)
     e.repeat(single, e.minus(rows, done), lambda: tile(e.plus(done, e.variables[single]), 1))

@@ -84,8 +84,10 @@ def _evaluate(t: Tensor, producer: dict[int, Op]) -> np.ndarray:
 
 # -- layouts ---------------------------------------------------------------------------------------------------------
 def swap(module: Module) -> None:
-    """Where results with features are read with time before heads, the kernels write them so. Other readers, which are
-    loops over elements, read them through a transpose."""
+    """Where results with features are read with time before heads, the kernels write them so.
+
+    Other readers, which are loops over elements, read them through a transpose.
+    """
     main = module.find("main")
     ops, results = main.read()
     kept, readers = {id(t) for t in results}, _readers(ops)
@@ -99,12 +101,14 @@ def swap(module: Module) -> None:
         m = main.builder_before(op.operation)
         new = m.emit(op.record, [current.get(id(t), t) for t in op.operands], {**op.attrs, "swapped": True})
         for t, result in zip(op.results, new, strict=True):
-            current[id(t)] = m.permuted(result, SWAP) if t in wide else result
-            for reader in readers[id(t)] if t in wide else ():
-                if _swaps(reader):
-                    current[id(reader.results[0])] = result
-                    _replace(reader, [result])
-        _replace(op, [current[id(t)] for t in op.results])
+            swapping = [r for r in readers.get(id(t), []) if t in wide and _swaps(r)]
+            for reader in swapping:
+                current[id(reader.results[0])] = result
+                _replace(reader, [result])
+            if len(swapping) < len(readers.get(id(t), [])):
+                current[id(t)] = m.permuted(result, SWAP) if t in wide else result
+                t.value.replace_all_uses_with(current[id(t)].value)
+        op.operation.erase()
 
 
 def _readers(ops: list[Op]) -> dict[int, list[Op]]:

@@ -327,13 +327,16 @@ class _Fusion:
     def _place_contraction(self, n: int, op: Op, readers: list[Group]) -> None:
         shape = op.results[0].shape
         # The sums of a convolution may be written in another order of axes: its gradients are transposed.
-        form = sorted if op.record.name == "conv" else tuple
-        extents = form(_squeezed(shape))
+        transposed = op.record.name == "conv"
+
+        def form(space: tuple[int, ...]) -> Any:
+            return sorted(_squeezed(space)) if transposed else prod(space)
+
         hosts = [
             g for g in readers
-            if g.kind == "loops" and g.axes is None and form(_squeezed(g.shape)) == extents
-            and all(form(_squeezed(self.ops[o].results[0].shape)) == extents for o in g.outputs)
-            and all(self._reads_in_place(u, g, form is sorted)
+            if g.kind == "loops" and g.axes is None and form(g.shape) == form(shape)
+            and all(form(self.ops[o].results[0].shape) == form(shape) for o in g.outputs)
+            and all(self._reads_in_place(u, g, transposed)
                     for u in self.users.get(id(op.results[0]), ()) if u in g.members)
         ]  # fmt: skip
         for g in hosts:
@@ -353,8 +356,8 @@ class _Fusion:
         self._materialize(n, Group(op.record.name, shape), readers)
 
     def _reads_in_place(self, n: int, g: Group, transposed: bool) -> bool:
-        """Whether operation n, and what leads from it to the results of `g`, works at the index of its operand (or at
-        that of the operand transposed).
+        """Whether operation n, and what leads from it to the results of `g`, works at the place of its operand (or at
+        the index of the operand transposed).
         """
         todo, seen = [n], set()
         while todo:
@@ -363,10 +366,10 @@ class _Fusion:
                 continue
             seen.add(m)
             op = self.ops[m]
-            in_place = op.record.kind in ("elementwise", "control") or (
-                op.record.name == "reshape" and _squeezed(op.operands[0].shape) == _squeezed(op.results[0].shape)
-            ) or (transposed and op.record.name == "transpose")
-            if not in_place:
+            in_place = op.record.kind in ("elementwise", "control")
+            if op.record.name == "reshape":
+                in_place = not transposed or _squeezed(op.operands[0].shape) == _squeezed(op.results[0].shape)
+            if not in_place and not (transposed and op.record.name == "transpose"):
                 return False
             todo += [u for t in op.results for u in self.users.get(id(t), ())]
         return True

@@ -45,7 +45,8 @@ def _used(
 ) -> tuple[list[tuple[Op, list[Tensor]]], dict[int, list[Tensor]]]:
     """(the operations whose results are read, the operands of each other one by the ids of its results)."""
     live = {id(t) for t in results}
-    kept, dropped = [], {}
+    kept: list[tuple[Op, list[Tensor]]] = []
+    dropped: dict[int, list[Tensor]] = {}
     for op, before in reversed(ops):
         if any(id(t) in live for t in op.results):
             live.update(id(t) for t in op.operands)

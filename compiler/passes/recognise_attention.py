@@ -20,10 +20,14 @@ from mlxir.runtime.dtypes import bool_
 
 
 class _Parts(NamedTuple):
-    """softmax(scale q @ kt + bias) @ v; `bias` is bool where it selects between the scores and `fill`."""
+    """softmax(scale q @ k^T + bias) @ v; `bias` is bool where it selects between the scores and `fill`.
+
+    `transposed`: k comes as (..., D, S).
+    """
 
     q: Tensor
-    kt: Tensor
+    k: Tensor
+    transposed: bool
     v: Tensor
     scale: float
     bias: Tensor | None
@@ -75,11 +79,11 @@ class _Pattern:
         scores, bias, fill = self._unmasked(self._cast(softmax.operands[0]))
         scores, scale = self._unscaled(self._cast(scores))
         product = self._made_by(self._cast(scores), "matmul")
-        if product is None or product.attrs["ta"] or product.attrs["tb"]:
+        if product is None or product.attrs["ta"]:
             return None
-        q, kt = product.operands
-        same = q.dtype is v.dtype and len(q.shape) == len(kt.shape) == len(v.shape)
-        return _Parts(q, kt, v, scale, bias, fill) if same else None
+        q, k = product.operands
+        same = q.dtype is v.dtype and len(q.shape) == len(k.shape) == len(v.shape)
+        return _Parts(q, k, not product.attrs["tb"], v, scale, bias, fill) if same else None
 
     def _made_by(self, t: Tensor, *names: str) -> Op | None:
         """What made `t`, if it is one of these operations and nothing else reads it."""
@@ -129,7 +133,7 @@ def _fold(parts: _Parts) -> _Fold | None:
 
     The mask has each axis in full or 1.
     """
-    lead, keys = parts.q.shape[:-2], parts.kt.shape[:-2]
+    lead, keys = parts.q.shape[:-2], parts.k.shape[:-2]
     bias = () if parts.bias is None else parts.bias.shape
     if keys != parts.v.shape[:-2] or len(bias) > len(lead) + 2:
         return None
@@ -145,10 +149,11 @@ def _fold(parts: _Parts) -> _Fold | None:
 
 
 def _emit(m: MxBuilder, parts: _Parts, fold: _Fold) -> Tensor:
-    q, kt, v, scale, bias, fill = parts
-    (steps, width), length, values = q.shape[-2:], kt.shape[-1], v.shape[-1]
-    rank = len(kt.shape)
-    k = m.transpose(kt, axes=(*range(rank - 2), rank - 1, rank - 2))
+    q, k, transposed, v, scale, bias, fill = parts
+    (steps, width), (length, values) = q.shape[-2:], v.shape[-2:]
+    rank = len(k.shape)
+    if transposed:
+        k = m.transpose(k, axes=(*range(rank - 2), rank - 1, rank - 2))
     if bias is None:
         mask = m.full(value=True, shape=(1, 1, 1, 1), dtype=bool_)
     else:

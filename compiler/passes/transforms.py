@@ -10,13 +10,17 @@ end is replaced by the bodies of their functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mlxir.compiler.passes import autodiff, batching
 from mlxir.compiler.passes.functions import Functions
 from mlxir.compiler.passes.inline import inline_call
 from mlxir.dialects.mlir import Function, Module, Symbol
 from mlxir.dialects.mx.control import Call
 
-EXPANSIONS = {"vjp": autodiff.vjp_function, "jvp": autodiff.jvp_function, "vmap": batching.vmap_function}
+EXPANSIONS: dict[str, Callable[..., Function]] = {
+    "vjp": autodiff.vjp_function, "jvp": autodiff.jvp_function, "vmap": batching.vmap_function,
+}  # fmt: skip
 
 
 def expand_transforms(module: Module) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mlxir.runtime.dtypes import int32
+from mlxir.runtime.dtypes import int32, int64
 from mlxir.runtime.errors import ShapeError
 
 from .record import Aval, OpBuilder, Primitive, Shape
+from .recurrence import shifted
 
 
 def _no_index_gradient(name: str, indices: Sequence[Any]) -> None:
@@ -51,15 +52,60 @@ def _where_last(m: OpBuilder, values: Any, x: Any, indices: list, axes: tuple[in
     return m.select(m.equal(last, number), values, m.zeros(values))
 
 
+def _inside(m: OpBuilder, x: Any, indices: list, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
+    """Which slices lie inside `x`: those outside are not written."""
+    inside = None
+    for axis, index in zip(axes, indices, strict=True):
+        start = m.cast(index, int64)
+        if index.dtype.kind == "i":
+            start = m.select(m.less(start, m.scalar(0, int64)), start + x.shape[axis], start)
+        limit = m.scalar(x.shape[axis] - sizes[axis], int64)
+        fits = m.logical_and(m.greater_equal(start, m.scalar(0, int64)), m.less_equal(start, limit))
+        inside = fits if inside is None else m.logical_and(inside, fits)
+    return inside
+
+
+def _other_factors(m: OpBuilder, x: Any, indices: list, updates: Any, axes: tuple[int, ...]) -> Any:
+    """For a scatter that multiplies, at each update the product of the other updates of the same element; 0 where the
+    update is not written.
+
+    Updates are sorted by the element that they meet; there the products of those before and those after each are
+    recurrences. So zeros among them are exact in derivatives of any order.
+    """
+    batch, shape, count = tuple(indices[0].shape), tuple(updates.shape), prod(updates.shape)
+    sizes = shape[len(batch) :]
+    ones, zeros = (m.full(value=v, shape=(count,), dtype=x.dtype) for v in (1, 0))
+    inside = m.reshaped(_inside(m, x, indices, axes, sizes), batch + (1,) * len(sizes))
+    inside = m.reshaped(m.broadcast(inside, shape), (count,))
+    if prod(batch) <= 1 or not count:
+        return m.reshaped(m.select(inside, ones, zeros), shape)
+    numbers = m.reshaped(m.arange(start=0, step=1, length=prod(x.shape), dtype=int64), tuple(x.shape))
+    places = m.reshaped(m.gather(numbers, *indices, axes=axes, slice_sizes=sizes), (count,))
+    order = m.stop_gradient(m.argsort(places, axis=0))
+    places = m.take_along_axis(places, order, axis=0)
+    # What is not written multiplies nothing.
+    factors = m.take_along_axis(m.select(inside, m.reshaped(updates, (count,)), ones), order, axis=0)
+
+    def product_before(reverse: bool) -> Any:
+        same = m.equal(places, shifted(m, places, 0, 1, -1, reverse))
+        previous = shifted(m, factors, 0, 1, 1, reverse)
+        return m.recurrence(m.select(same, previous, zeros), m.select(same, zeros, ones), axis=0, reverse=reverse)
+
+    others = m.take_along_axis(product_before(False) * product_before(True), m.argsort(order, axis=0), axis=0)
+    return m.reshaped(m.select(inside, others, zeros), shape)
+
+
 def _lanes(m: OpBuilder, size: int, like: Any) -> Any:
     """The number of the example, in the shape and dtype of a batched index array."""
     ramp = m.arange(start=0, step=1, length=size, dtype=like.dtype)
     return m.broadcast(m.reshaped(ramp, (size,) + (1,) * (len(like.shape) - 1)), tuple(like.shape))
 
 
-def _check_indices(name: str, axes: Sequence[int], indices: Sequence[Aval]) -> None:
+def _check_indices(name: str, x: Aval, axes: Sequence[int], indices: Sequence[Aval]) -> None:
     if len(axes) != len(indices) or not indices or len(set(axes)) != len(axes):
         raise ShapeError(f"[{name}] {len(indices)} index arrays for axes {axes}")
+    if any(not 0 <= axis < x.ndim for axis in axes):
+        raise ShapeError(f"[{name}] axes {axes} are out of range for {x}")
     if any(i != indices[0] or not i.dtype.is_integer for i in indices):
         raise ShapeError(
             f"[{name}] indices must be integers of one shape and dtype, got {', '.join(map(str, indices))}"
@@ -98,7 +144,7 @@ class Gather(Primitive):
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
         x, *indices = avals
         axes, sizes = attrs["axes"], attrs["slice_sizes"]
-        _check_indices("gather", axes, indices)
+        _check_indices("gather", x, axes, indices)
         if len(sizes) != x.ndim or any(not 0 <= s <= n for s, n in zip(sizes, x.shape, strict=True)):
             raise ShapeError(f"[gather] slice sizes {sizes} do not fit the shape {x.shape}")
         return (Aval(indices[0].shape + tuple(sizes), x.dtype),)
@@ -163,7 +209,7 @@ class Scatter(Primitive):
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
         x, *indices, updates = avals
-        _check_indices("scatter", attrs["axes"], indices)
+        _check_indices("scatter", x, attrs["axes"], indices)
         batch = indices[0].shape
         sizes = updates.shape[len(batch) :]
         fits = updates.shape[: len(batch)] == batch and len(sizes) == x.ndim
@@ -213,20 +259,9 @@ class Scatter(Primitive):
         if attrs["mode"] != "multiply":
             hit = self._gathered(m, out, indices, updates, attrs)
             return m.cast(m.equal(x, out), x.dtype), m.cast(m.equal(updates, hit), x.dtype)
-        # The product of the other updates, by division; where updates are zero, of the others that are not, unless
-        # there are two zeros.
-        # (Exact to first order: its derivative at a zero sees no other zero.)
         ones = m.full(value=1, shape=tuple(x.shape), dtype=x.dtype)
-        zero = m.equal(updates, m.zeros(updates))
-        factors = m.select(zero, m.full(value=1, shape=tuple(updates.shape), dtype=x.dtype), updates)
-        zeros = m.cast(zero, int32)
-        places = m.scatter(
-            m.full(value=0, shape=tuple(x.shape), dtype=int32), *indices, zeros, axes=attrs["axes"], mode="add"
-        )
-        alone = m.equal(self._gathered(m, places, indices, updates, attrs), zeros)
-        product = self._gathered(m, x * m.scatter(ones, *indices, factors, **attrs), indices, updates, attrs)
-        others = m.divide(product, factors) if x.dtype.is_inexact else m.floor_divide(product, factors)
-        return m.scatter(ones, *indices, updates, **attrs), m.select(alone, others, m.zeros(updates))
+        others = self._gathered(m, x, indices, updates, attrs) * _other_factors(m, x, indices, updates, attrs["axes"])
+        return m.scatter(ones, *indices, updates, **attrs), others
 
     def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
         x, *indices, updates = primals
@@ -301,6 +336,8 @@ class TakeAlongAxis(Primitive):
         _no_index_gradient("take_along_axis", [index])
         if cts[0] is None or not x.active:
             return [None, None]
+        if index.shape[attrs["axis"]] == 1:
+            return [_placed(m, x, index, cts[0], attrs["axis"]), None]
         return [put_along(m, m.zeros(x), index, cts[0], attrs["axis"], "add"), None]
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
@@ -309,6 +346,18 @@ class TakeAlongAxis(Primitive):
 
 
 take_along_axis = TakeAlongAxis("take_along_axis", ("axis",))
+
+
+def _placed(m: OpBuilder, x: Any, index: Any, ct: Any, axis: int) -> Any:
+    """`ct` at the one index along `axis`, else 0: elementwise, so that it joins what reads it (a cross-entropy's
+    gradient).
+    """
+    n, index = x.shape[axis], _countable(m, index)
+    if index.dtype.kind == "i":
+        index = m.select(m.less(index, m.scalar(0, index.dtype)), index + n, index)
+    ramp = m.arange(start=0, step=1, length=n, dtype=index.dtype)
+    here = m.equal(index, m.reshaped(ramp, tuple(n if a == axis else 1 for a in range(len(x.shape)))))
+    return m.select(here, ct, m.zeros(x))
 
 
 def put_along(m: OpBuilder, x: Any, index: Any, updates: Any, axis: int, mode: str) -> Any:

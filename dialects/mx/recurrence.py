@@ -1,4 +1,4 @@
-"""First-order linear recurrences, by primitives alone: `y[i] = a[i] * y[i-1] + b[i]` along an axis.
+"""First-order linear recurrences: `y[i] = a[i] * y[i-1] + b[i]` along an axis.
 
 The derivatives of cumprod, logcumsumexp and of products at equal indices are such recurrences. Written as one they are
 exact where factors are zero, can be differentiated any number of times and take memory in proportion to the operands,
@@ -9,7 +9,57 @@ from __future__ import annotations
 
 from typing import Any
 
-from .record import OpBuilder
+import numpy as np
+
+from mlxir.runtime.errors import ShapeError
+
+from .record import Aval, OpBuilder, Primitive
+
+
+class Recurrence(Primitive):
+    """`y[i] = a[i] * y[i-1] + b[i]` along `axis`, with `y[-1] = 0`; from the end, with `y[i+1]`, if `reverse`."""
+
+    kind = "recurrence"
+    lowering = "kernel"
+    operands = ("a", "b")
+
+    def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
+        a, b = avals
+        if a != b or not 0 <= attrs["axis"] < a.ndim:
+            raise ShapeError(f"[recurrence] operands {a} and {b} along axis {attrs['axis']}")
+        return (a,)
+
+    def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
+        a, b = (np.moveaxis(x, attrs["axis"], 0) for x in arrays)
+        if attrs["reverse"]:
+            a, b = a[::-1], b[::-1]
+        out = b.copy()
+        for i in range(1, len(out)):
+            out[i] += a[i] * out[i - 1]
+        return (np.moveaxis(out[::-1] if attrs["reverse"] else out, 0, attrs["axis"]),)
+
+    def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
+        """dy[i] = a[i] * dy[i-1] + (da[i] * y[i-1] + db[i])."""
+        (a, _), (ta, tb) = primals, tangents
+        total = None if ta is None else ta * shifted(m, outs[0], attrs["axis"], 1, 0, attrs["reverse"])
+        total = m.add_any(total, tb)
+        return [None if total is None else m.recurrence(a, total, **attrs)]
+
+    def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
+        """db[i] = ct[i] + a[i+1] * db[i+1]; da[i] = db[i] * y[i-1]."""
+        (a, _), (ct,), axis, back = primals, cts, attrs["axis"], not attrs["reverse"]
+        if ct is None:
+            return [None, None]
+        following = shifted(m, m.conjugated(a), axis, 1, 0, back)
+        db = m.recurrence(following, ct, axis=axis, reverse=back)
+        return [db * m.conjugated(shifted(m, outs[0], axis, 1, 0, attrs["reverse"])), db]
+
+    def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
+        wide = [x if flag else m.broadcast(x, (size, *x.shape)) for x, flag in zip(args, batched, strict=True)]
+        return m.emit(self, wide, {**attrs, "axis": attrs["axis"] + 1}), [True]
+
+
+recurrence = Recurrence("recurrence", ("axis", "reverse"))
 
 
 def shifted(m: OpBuilder, x: Any, axis: int, by: int, fill: Any, reverse: bool) -> Any:
@@ -22,18 +72,3 @@ def shifted(m: OpBuilder, x: Any, axis: int, by: int, fill: Any, reverse: bool) 
     kept = m.slice(x, start=tuple(start), stop=tuple(stop), strides=(1,) * len(shape))
     value = m.scalar(fill, x.dtype)
     return m.pad(kept, value, low=none, high=tuple(pad)) if reverse else m.pad(kept, value, low=tuple(pad), high=none)
-
-
-def recurrence(m: OpBuilder, a: Any, b: Any, axis: int, reverse: bool) -> Any:
-    """`y[i] = a[i] * y[i-1] + b[i]` with `y[-1] = 0`; from the end, with `y[i+1]`, if `reverse`.
-
-    Each step doubles how far back an element sees: after it, `y` is the sum of `2 * reach` terms and `a` the product of
-    as many factors. O(n log n) operations, O(n) memory at a time.
-    """
-    n, reach = a.shape[axis], 1
-    while reach < n:
-        b = b + a * shifted(m, b, axis, reach, 0, reverse)
-        if 2 * reach < n:
-            a = a * shifted(m, a, axis, reach, 0, reverse)
-        reach *= 2
-    return b

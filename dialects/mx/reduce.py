@@ -107,9 +107,10 @@ class ArgReduction(Primitive):
     lowering = "kernel"
     no_jvp = no_vjp = "flat"
 
-    def __init__(self, name: str, better: Any, reference: Any):
+    def __init__(self, name: str, extremum: str, better: Any, reference: Any):
+        """`extremum` names the reduction to the element itself; `better(k, a, best)` says whether a replaces best."""
         super().__init__(name, ("axis",))
-        self.better, self._reference = better, reference
+        self.extremum, self.better, self._reference = extremum, better, reference
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
         (x,), axis = avals, attrs["axis"]
@@ -130,5 +131,5 @@ class ArgReduction(Primitive):
         return m.emit(self, args, {"axis": attrs["axis"] + 1}), [True]
 
 
-argmax = ArgReduction("argmax", lambda k, a, best: (a > best) | ((a != a) & (best == best)), np.argmax)
-argmin = ArgReduction("argmin", lambda k, a, best: (a < best) | ((a != a) & (best == best)), np.argmin)
+argmax = ArgReduction("argmax", "max", lambda k, a, best: (a > best) | ((a != a) & (best == best)), np.argmax)
+argmin = ArgReduction("argmin", "min", lambda k, a, best: (a < best) | ((a != a) & (best == best)), np.argmin)

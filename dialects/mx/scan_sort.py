@@ -15,7 +15,7 @@ from mlxir.runtime.errors import ShapeError
 
 from .indexing import put_along
 from .record import Aval, OpBuilder, Primitive
-from .recurrence import recurrence, shifted
+from .recurrence import shifted
 from .reduce import _highest, _lowest
 
 
@@ -26,9 +26,12 @@ class Scan(Primitive):
     lowering = "kernel"
 
     def __init__(
-        self, name: str, combine: Callable, init: Callable, reference: Callable, backward: Callable, forward: Callable
-    ):
+        self, name: str, combine: Callable, init: Callable, reference: Callable, backward: Callable, forward: Callable,
+        costly: bool = False,
+    ):  # fmt: skip
+        """`costly` says that `combine` calls functions."""
         super().__init__(name, ("axis", "reverse", "inclusive"))
+        self.costly = costly
         self.combine, self.init, self._reference = combine, init, reference
         self.backward, self.forward = backward, forward
 
@@ -48,10 +51,14 @@ class Scan(Primitive):
         return (np.flip(out, axis) if attrs["reverse"] else out,)
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
-        return [None if tangents[0] is None else self.forward(m, tangents[0], outs[0], primals[0], attrs)]
+        if tangents[0] is None or 0 in primals[0].shape:
+            return [None]
+        return [self.forward(m, tangents[0], outs[0], primals[0], attrs)]
 
     def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
-        return [None if cts[0] is None else self.backward(m, cts[0], outs[0], primals[0], attrs)]
+        if cts[0] is None or 0 in primals[0].shape:
+            return [None]
+        return [self.backward(m, cts[0], outs[0], primals[0], attrs)]
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         return m.emit(self, args, {**attrs, "axis": attrs["axis"] + 1}), [True]
@@ -86,12 +93,13 @@ def _cumprod_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> A
     """
     axis, back, factors = attrs["axis"], not attrs["reverse"], m.conjugated(x)
     following = shifted(m, factors, axis, 1, 0, back)
-    return _before(m, factors, attrs) * recurrence(m, following, _inclusive_cotangent(m, ct, attrs), axis, back)
+    products = m.recurrence(following, _inclusive_cotangent(m, ct, attrs), axis=axis, reverse=back)
+    return _before(m, factors, attrs) * products
 
 
 def _cumprod_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
     """t_out[i] = x[i] * t_out[i-1] + (product before i) * t[i]."""
-    tangent = recurrence(m, x, _before(m, x, attrs) * t, attrs["axis"], attrs["reverse"])
+    tangent = m.recurrence(x, _before(m, x, attrs) * t, axis=attrs["axis"], reverse=attrs["reverse"])
     return _scanned_tangent(m, tangent, attrs)
 
 
@@ -142,13 +150,14 @@ def _lse_backward(m: OpBuilder, ct: Any, out: Any, x: Any, attrs: dict) -> Any:
     axis, back = attrs["axis"], not attrs["reverse"]
     weight, decay = (m.conjugated(part) for part in _lse_parts(m, out, x, attrs))
     following = shifted(m, decay, axis, 1, 0, back)
-    return weight * recurrence(m, following, _inclusive_cotangent(m, ct, attrs), axis, back)
+    return weight * m.recurrence(following, _inclusive_cotangent(m, ct, attrs), axis=axis, reverse=back)
 
 
 def _lse_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
     """t_out[i] = decay[i] * t_out[i-1] + weight[i] * t[i]."""
     weight, decay = _lse_parts(m, out, x, attrs)
-    return _scanned_tangent(m, recurrence(m, decay, weight * t, attrs["axis"], attrs["reverse"]), attrs)
+    tangent = m.recurrence(decay, weight * t, axis=attrs["axis"], reverse=attrs["reverse"])
+    return _scanned_tangent(m, tangent, attrs)
 
 
 cumsum = Scan("cumsum", lambda k, a, b: a + b, lambda d: 0, lambda x, axis: np.cumsum(x, axis, dtype=x.dtype),
@@ -160,7 +169,7 @@ cummax = Scan("cummax", lambda k, a, b: k.maximum(a, b), _lowest, np.maximum.acc
 cummin = Scan("cummin", lambda k, a, b: k.minimum(a, b), _highest, np.minimum.accumulate,
               *_extremum_rules(lambda m, a, b: m.minimum(a, b)))  # fmt: skip
 logcumsumexp = Scan("logcumsumexp", lambda k, a, b: k.logaddexp(a, b), lambda d: -float("inf"), np.logaddexp.accumulate,
-                    _lse_backward, _lse_forward)  # fmt: skip
+                    _lse_backward, _lse_forward, costly=True)  # fmt: skip
 
 
 class Sort(Primitive):

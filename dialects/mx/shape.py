@@ -102,7 +102,11 @@ broadcast_to = BroadcastTo(
 def _sliced(x: Aval, start: Shape, stop: Shape, strides: Shape) -> Shape:
     if not len(start) == len(stop) == len(strides) == x.ndim or 0 in strides:
         raise ShapeError(f"[slice] start {start}, stop {stop}, strides {strides} do not fit shape {x.shape}")
-    return tuple(len(range(a, b, s)) for a, b, s in zip(start, stop, strides, strict=True))
+    counts = tuple(max(-((a - b) // s), 0) for a, b, s in zip(start, stop, strides, strict=True))
+    for n, count, first, stride in zip(x.shape, counts, start, strides, strict=True):
+        if count and not (0 <= first < n and 0 <= first + (count - 1) * stride < n):
+            raise ShapeError(f"[slice] start {start}, stop {stop}, strides {strides} leave an array of shape {x.shape}")
+    return counts
 
 
 def _np_slices(start: Shape, stop: Shape, strides: Shape) -> tuple[slice, ...]:

@@ -3,6 +3,11 @@
 import enum
 import functools
 import gc
+import inspect
+import os
+import subprocess
+import sys
+import threading
 import weakref
 from collections import namedtuple
 
@@ -404,3 +409,54 @@ def test_decorators_partial_and_methods():
     assert f.__name__ == "f" and f.__doc__ == "Doc." and value(f(a(3.0))) == 6.0 and value(f(a(3.0), n=4)) == 12.0
     g = mx.compile(functools.partial(lambda x, y: x - y, a(5.0)))
     assert value(g(a(3.0))) == 2.0
+
+
+def test_the_wrapper_looks_like_the_function():
+    def f(x, *, scale: float = 2.0):
+        """Doc."""
+        return x * scale
+
+    g = mx.compile(f)
+    assert (g.__name__, g.__qualname__, g.__doc__, g.__wrapped__) == (f.__name__, f.__qualname__, f.__doc__, f)
+    assert inspect.signature(g) == inspect.signature(f)
+
+
+def test_in_place_updates_of_a_closed_over_array():
+    z, state = a(V), {"z": a(V)}
+
+    def f(x):
+        z[0] = x
+        return z * 2
+
+    assert value(mx.compile(f)(a(9.0))) == [18.0, 4.0, 6.0, 8.0]
+    with pytest.raises(RuntimeError, match=r"^\[eval\].*f \(test_compile.py"):
+        mx.eval(z)
+    kept = state["z"]
+    mx.compile(lambda x: state["z"].__setitem__(0, x), inputs=state, outputs=state)(a(9.0))
+    assert value(state["z"]) == [9.0, 2.0, 3.0, 4.0] and value(kept) == V.tolist()
+
+
+def test_reading_inside_a_compiled_gradient():
+    with pytest.raises(ValueError, match=r"^\[eval\]"):
+        mx.compile(mx.grad(lambda x: x * x if x > 0 else x))(a(1.0))
+
+
+def test_the_switch_holds_for_all_threads():
+    f = Counter(lambda x: x * 2)
+    g = mx.compile(f)
+    with mx.disable_compile():
+        thread = threading.Thread(target=lambda: (g(Z), g(Z)))
+        thread.start()
+        thread.join()
+    assert f.runs == 2
+
+
+@pytest.mark.parametrize("setting", ["0", "1", ""])
+def test_the_environment_variable(setting):
+    code = (
+        "import mlxir as mx; f = mx.compile(lambda x: x if x.item() > 0 else -x); print(f(mx.array(-2.0)).item());"
+        "mx.enable_compile(); f(mx.array(1.0))"
+    )
+    environment = {**os.environ, "MLX_DISABLE_COMPILE": setting}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd="/")
+    assert done.stdout == "2.0\n" and "ValueError: [eval] not allowed during compile" in done.stderr

@@ -1,4 +1,4 @@
-"""Functions in files: the forms of real MLX, shapeless ones, transforms of imported functions, damaged and hostile files."""
+"""Functions in files: the forms of real MLX, shapeless ones, transforms of imported functions, damaged files."""
 
 import io
 import json
@@ -75,13 +75,15 @@ def test_inputs_of_other_types(file):
         mx.export_function(3, add, X, Y)
 
 
-MISMATCHES = [((X,), {}), ((X, Y[:1]), {}), ((X, Y.astype(mx.int32)), {}), ((), {}), ((X,), {"z": Y}), ((X, Y), {"z": Y})]
+MISMATCHES = [((X,), {}), ((X, Y[:1]), {}), ((X, Y.astype(mx.int32)), {}), ((), {}), ((X,), {"z": Y}),
+              ((X, Y), {"z": Y})]  # fmt: skip
 
 
 @pytest.mark.parametrize("call", MISMATCHES, ids=range(len(MISMATCHES)))
 def test_inputs_that_fit_no_trace(call, file):
     args, kwargs = call
-    with pytest.raises(ValueError, match=r"^\[import_function::call\] No imported function found(.|\n)*1: \(2\) float32"):
+    message = r"^\[import_function::call\] No imported function found(.|\n)*1: \(2\) float32"
+    with pytest.raises(ValueError, match=message):
         roundtrip(file, add, X, Y)(*args, **kwargs)
 
 
@@ -163,7 +165,8 @@ def test_a_shapeless_function_whose_trace_needed_a_size(file):
 # -- transforms --------------------------------------------------------------------------------------------------------
 def test_transforms_of_imported_functions(file):
     g = roundtrip(file, lambda x: mx.sum(mx.sin(x) * x), X)
-    np.testing.assert_allclose(value(mx.grad(lambda x: g(x)[0])(Y)), np.sin([3, 5]) + [3, 5] * np.cos([3, 5]), rtol=1e-5)
+    want = np.sin([3, 5]) + [3, 5] * np.cos([3, 5])
+    np.testing.assert_allclose(value(mx.grad(lambda x: g(x)[0])(Y)), want, rtol=1e-5)
     rows = mx.vmap(lambda x: g(x)[0])(mx.stack([X, Y]))
     np.testing.assert_allclose(value(rows), [value(g(X)[0]), value(g(Y)[0])], rtol=1e-6)
     counted = Counter(lambda x: g(x)[0] * 2)
@@ -208,8 +211,7 @@ def test_the_callback_sees_what_mlx_shows():
     def described(m):
         calls = []
         m.export_function(calls.append, lambda x, y=None: m.exp(x) + y + 2, m.array(1.0), y=m.array(2.0))
-        text = repr([{k: sorted(map(str, v)) if isinstance(v, list) else v for k, v in sorted(c.items())} for c in calls])
-        return text
+        return [{k: [*map(str, v)] if isinstance(v, list) else v for k, v in sorted(c.items())} for c in calls]
 
     assert described(mx) == described(real)
 
@@ -222,7 +224,7 @@ def test_dot(tmp_path):
     assert lines[0] == "digraph {" and lines[-1] == "}"
     assert '{ rank=source; "x"; }' in lines and '{ 1 [label ="Exp", shape=rectangle]; }' in lines
     assert '"C" -> 1' in lines and '{ rank=sink; "D"; }' in lines
-    mx.export_to_dot(str(tmp_path / "g.dot"), [mx.sum(x), {"k": y * x}], name=y)
+    mx.export_to_dot(str(tmp_path / "g.dot"), [mx.exp(x), {"k": y * x}], name=y)
     written = (tmp_path / "g.dot").read_text()
     assert written.count("rank=sink") == 2 and '"name" -> ' in written
 
@@ -290,8 +292,8 @@ spec.loader.exec_module(t)
 data = open(sys.argv[1], "rb").read()
 header, rest = t.split(data)
 refused = accepted = 0
-for path in list(t.places(header))[1:]:
-    for n, bad in enumerate(t.HOSTILE):
+for n, path in enumerate(list(t.places(header))[1:]):
+    for bad in t.HOSTILE[n % 3 :: 3]:
         changed, _ = t.split(data)
         spot = changed
         for key in path[:-1]:
@@ -306,11 +308,12 @@ for path in list(t.places(header))[1:]:
             assert str(error).startswith("["), error
             refused += 1
             continue
-        try:
-            mx.eval(f(mx.ones((4, 3)), mx.ones((3, 2))))
-        except (ValueError, MemoryError):
-            pass
         accepted += 1
+        for run in (f, mx.compile(f)):  # what passes may compute something else, or not: no access leaves a buffer
+            try:
+                mx.eval(run(mx.ones((4, 3)), mx.ones((3, 2))))
+            except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError):
+                pass
 print(refused, accepted)
 """
 
@@ -322,7 +325,7 @@ def test_a_hostile_file_raises_and_executes_nothing(file):
     done = subprocess.run([sys.executable, "-c", FUZZ, file, tests, __file__], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr[-2000:]
     refused, accepted = map(int, done.stdout.split())
-    assert refused > 10 * accepted and refused > 1000
+    assert refused > 10 * accepted and refused > 500
 
 
 def test_flipped_bytes(file):

@@ -116,9 +116,26 @@ def test_torch_both_ways():
     x = mx.array([[1.0, 2.0], [3.0, 4.0]])
     shared = torch.from_dlpack(x)
     assert shared.tolist() == x.tolist() and shared.data_ptr() == np.asarray(x).__array_interface__["data"][0]
-    assert torch.tensor(memoryview(x)).tolist() == torch.tensor(np.array(x)).tolist() == x.tolist()
-    for source in (torch.arange(4), torch.ones(2, 3).T, torch.tensor([True, False]), torch.ones(2).half()):
-        assert mx.from_dlpack(source).tolist() == mx.array(source).tolist() == source.tolist()
+    assert torch.tensor(x).tolist() == torch.tensor(np.array(x)).tolist() == x.tolist()
+    half = torch.from_dlpack(x.astype(mx.bfloat16))
+    assert half.dtype == torch.bfloat16 and half.tolist() == x.tolist()
+    sources = [torch.arange(4), torch.ones(2, 3).T, torch.tensor([True, False]), torch.ones(2).half(), half, half.T]
+    for source in sources:
+        for found in (mx.from_dlpack(source), mx.array(source), mx.asarray(source)):
+            assert str(found.dtype).rpartition(".")[2] == str(source.dtype).rpartition(".")[2]
+            assert found.tolist() == source.tolist()
+    assert (x + torch.ones(2, 2)).tolist() == [[2, 3], [4, 5]]
+    assert mx.array(torch.ones(2, requires_grad=True)).tolist() == [1, 1]
+    assert np.shares_memory(np.asarray(mx.from_dlpack(half)).view(np.uint16), half.view(torch.int16).numpy())
+
+
+def test_bfloat16_travels_by_dlpack():
+    x = mx.array([1.5, -2.0, float("inf")], mx.bfloat16)
+    assert real.from_dlpack(x).dtype == real.bfloat16 and real.from_dlpack(x).tolist() == x.tolist()
+    back = mx.from_dlpack(real.from_dlpack(x))
+    assert back.dtype == mx.bfloat16 and back.tolist() == x.tolist()
+    own = mx.from_dlpack(x)
+    assert np.shares_memory(np.asarray(own), np.asarray(x))
 
 
 def test_pickles_are_read_in_another_process(tmp_path):

@@ -309,11 +309,30 @@ def embedding_gradient(table: mx.array, rows: mx.array) -> mx.array:
     return mx.grad(lambda t: mx.sum(mx.exp(t[rows])))(table)
 
 
+def convolution_step(w: mx.array, b: mx.array, head: mx.array, x: mx.array) -> Any:
+    """A strided convolution, overlapping max pooling and a dense layer, with all gradients."""
+
+    def loss(w: mx.array, b: mx.array, head: mx.array, x: mx.array) -> mx.array:
+        hidden = mx.maximum(mx.conv2d(x, w, stride=2, padding=1) + b, 0.0)
+        n, h, k, c = hidden.shape
+        strides = (h * k * c, k * c, c, k * c, c, 1)
+        pooled = mx.as_strided(hidden, (n, h - 1, k - 1, 2, 2, c), strides).max((3, 4))
+        return mx.sum(mx.tanh(pooled.reshape(n, -1) @ head))
+
+    return mx.value_and_grad(loss, argnums=(0, 1, 2, 3))(w, b, head, x)
+
+
 API_CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "training step": (
         training_step, ([normal(20, 32), normal(32), normal(32, 9), normal(9)], normal(16, 20), normal(16, 9))
     ),
     "attention gradient": (attention_gradient, (normal(40, 16), normal(40, 16), normal(40, 16))),
+    "convolution step": (
+        convolution_step, (normal(5, 3, 3, 2), normal(5), normal(3 * 2 * 5, 3), normal(2, 7, 6, 2))
+    ),
+    "transposed convolution": (
+        lambda x, w: mx.conv_transpose2d(x, w, (2, 1), 1, groups=2), (normal(2, 4, 5, 4), normal(6, 3, 3, 2))
+    ),
     "embedding gradient": (embedding_gradient, (normal(30, 16), _random.integers(0, 30, 12).astype(np.int32))),
     "vmap": (mx.vmap(lambda a, b: mx.softmax(a * b), in_axes=(0, None)), (normal(5, 8), normal(8))),
     "second derivative": (mx.grad(lambda x: mx.sum(mx.grad(lambda y: mx.sum(mx.sin(y) * y))(x) ** 2)), (normal(33),)),

@@ -94,7 +94,16 @@ for name in [
 ]:
     found[name] = getattr(nn.losses, name)(a, b).tolist()
 image, line = mx.random.normal((1, 4, 4, 2)), mx.random.normal((2, 5, 4))
-LAYERS = [nn.MaxPool2d(2), nn.AvgPool2d(2, stride=1), nn.Upsample(2), nn.Upsample(2, mode="linear"), nn.InstanceNorm(2)]
+LAYERS = [
+    nn.MaxPool2d(2),
+    nn.MaxPool2d(3, 2, 1),
+    nn.AvgPool2d(2, stride=1),
+    nn.Conv2d(2, 4, 3, 2, 1, groups=2),
+    nn.ConvTranspose2d(2, 3, 3, stride=2),
+    nn.Upsample(2),
+    nn.Upsample(2, mode="linear"),
+    nn.InstanceNorm(2),
+]
 for layer in LAYERS:
     found[str(layer)] = layer(image).tolist()
 found["GRU"] = nn.GRU(4, 3)(line).tolist()

@@ -11,10 +11,10 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import cache, llama
 
 
-def make():
+def make(layers):
     """A model whose weights are large enough that its tokens vary."""
     mx.random.seed(0)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4}
+    sizes = {"hidden_size": 64, "num_hidden_layers": layers, "intermediate_size": 64, "num_attention_heads": 4}
     args = llama.ModelArgs(model_type="llama", **sizes, num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=97)
     model = llama.Model(args)
     model.update(tree_map(lambda p: p * 3 if p.ndim > 1 else p, model.parameters()))
@@ -23,7 +23,7 @@ def make():
 
 
 def generate(quantised):
-    model, prompt = make(), mx.array([1, 5, 9, 20, 33])
+    model, prompt = make(2), mx.array([1, 5, 9, 20, 33])
     if quantised:
         nn.quantize(model, group_size=32, bits=4)
     tokens = [int(token) for token, _ in generate_step(prompt, model, max_tokens=16)]
@@ -36,7 +36,7 @@ def generate(quantised):
 
 
 def tune(compiled):
-    model, optimizer, x = make(), optim.AdamW(learning_rate=1e-3), mx.random.randint(0, 97, (2, 9))
+    model, optimizer, x = make(1), optim.AdamW(learning_rate=1e-3), mx.random.randint(0, 97, (2, 9))
     value_and_grad = nn.value_and_grad(
         model, lambda x: nn.losses.cross_entropy(model(x[:, :-1]), x[:, 1:], reduction="mean")
     )

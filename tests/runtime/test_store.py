@@ -147,11 +147,29 @@ def test_a_damaged_executable_is_compiled_again(folder: Path) -> None:
 
     assert run() == (1, 0)
     assert run() == (0, 1)
-    (path,) = files(folder)
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert run() == (1, 0)
-    assert run() == (0, 1)
+    outcomes = []
+    for path in files(folder):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        outcomes.append(run())
+        assert run() == (0, 1)
+    # The program, its object and the launcher are needed; the entry of the kernel is one for other programs.
+    assert sorted(outcomes) == [(0, 1), (1, 0), (1, 0), (1, 0)]
+
+
+def test_an_edited_program_compiles_only_the_kernels_that_changed(folder: Path) -> None:
+    def program(scale: float) -> Program:
+        m = GraphBuilder()
+        x = m.handle(constant(np.ones((4, 8), np.float32)))
+        return cut([m.cumsum(x, axis=1, reverse=False, inclusive=True).value, (m.sin(x) * scale).value], [x.value]).program
+
+    cache.clear()
+    cache.executable(program(2.0))
+    before = {p.name: p.stat().st_mtime_ns for p in files(folder)}
+    cache.clear()
+    cache.executable(program(3.0))
+    after = {p.name: p.stat().st_mtime_ns for p in files(folder)}
+    assert before.items() <= after.items() and len(after) == len(before) + 3, "a program, a kernel and its object"
 
 
 # -- owners and folders -----------------------------------------------------------------------------------------------
