@@ -147,7 +147,7 @@ class Traced:
         sizes = [name for name in self.names if name not in values]
         self.family = None
         if needed and not any(n.symbols & values for n in needed.values()):
-            self.family = family(program, sizes, list(needed))
+            self.family = family(program, sizes, list(needed), scope.same_as)
         self.holds = function(self.names, scope.assumptions(), "and")
         self.concrete = function(self.names, list(self.inner), ",")
 

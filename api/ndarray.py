@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlxir.compiler.evaluate import evaluate
-from mlxir.compiler.graph import Node, Value, record, with_place
+from mlxir.compiler.graph import Node, Value, record, running, with_place
 from mlxir.dialects.mx import RECORDS, Aval, Primitive
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote, uint8
@@ -53,9 +53,15 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
         if isinstance(x, (list, tuple)) or not (isinstance(x, (int, float, complex)) or interop.holds_data(x)):
             raise _cannot(word, x)
         return interop.to_value(x, dtype)
-    # Equal constants share a node (not a value: its age matters to traces). 0.0 and -0.0 are equal only as keys.
-    node = _constant_node(x, dtype) if x else _constant_node.__wrapped__(x, dtype)
-    return Value((), dtype, node)
+    # Equal constants share a node, and a value where its age does not matter. 0.0 and -0.0 are equal only as keys.
+    if not x:
+        return Value((), dtype, _constant_node.__wrapped__(x, dtype))
+    return _constant(x, dtype) if running.tape is not None else Value((), dtype, _constant_node(x, dtype))
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant(x: Any, dtype: Dtype) -> Value:
+    return Value((), dtype, _constant_node(x, dtype))
 
 
 @functools.lru_cache(maxsize=4096)

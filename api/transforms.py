@@ -44,6 +44,8 @@ _UNMAPPED = -1
 
 # -- evaluation ------------------------------------------------------------------------------------------------------
 def _values_in(trees: tuple) -> list[Value]:
+    if len(trees) == 1 and type(trees[0]) is array:
+        return [trees[0]._value]
     found = leaves(trees)
     return [x._value for x in found if isinstance(x, array)] + [x.value for x in found if isinstance(x, RandomState)]
 

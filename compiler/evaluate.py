@@ -69,11 +69,11 @@ def executable(program: Program) -> Any:
     return cache.executable(program)
 
 
-def family(program: Program, names: list[str], texts: list[str]) -> Any:
+def family(program: Program, names: list[str], texts: list[str], known: Any) -> Any:
     """A program with the symbolic sizes `texts` over the symbols `names`, to be compiled for all sizes."""
     from mlxir.compiler import generic  # lazy: it loads llvmlite, 50 ms
 
-    return generic.Family(program, names, texts)
+    return generic.Family(program, names, texts, known)
 
 
 def evaluate(values: Iterable[Value]) -> None:
@@ -101,14 +101,16 @@ def start(values: Iterable[Value]) -> None:
     if running.tape is not None:
         running.tape = Tape()
     job = worker.submit(lambda: _run(program, arguments))
-    for number, value in enumerate(wanted):
-        value.buffer = LateBuffer(job, number, value.shape, value.dtype)
-        value.node = None
+    with _lock:
+        for number, value in enumerate(wanted):
+            value.buffer = LateBuffer(job, number, value.shape, value.dtype)
+            value.node = None
 
 
 def _problem(wanted: list[Value]) -> tuple[Program, Cut, list[Buffer]]:
     """(the program that computes these values, the piece of the graph that it is, its arguments)."""
-    piece = cut(wanted, is_leaf=_concrete, see=resolve)
+    with _lock:  # another thread may drop nodes of a graph that both evaluate
+        piece = cut(wanted, is_leaf=_concrete, see=resolve)
     for leaf in piece.parameters:
         if leaf.buffer is None:
             if not isinstance(leaf.trace, NumberTrace):
@@ -127,12 +129,13 @@ def _evaluate(wanted: list[Value]) -> None:
             _remember(running.tape, wanted, piece.parameters, run)
         running.tape = Tape()
     traced = _through_tracers(piece.nodes) if value_tracing() else set()
-    for value, buffer in zip(wanted, buffers, strict=True):
-        value.buffer = buffer
-        if id(value.node) in traced:
-            _state.kept = [*getattr(_state, "kept", ()), value]
-        else:
-            value.node = None
+    with _lock:
+        for value, buffer in zip(wanted, buffers, strict=True):
+            value.buffer = buffer
+            if id(value.node) in traced:
+                _state.kept = [*getattr(_state, "kept", ()), value]
+            else:
+                value.node = None
 
 
 # -- graphs that were compiled before, found by what this thread recorded ----------------------------------------------

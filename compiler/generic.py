@@ -47,7 +47,8 @@ class _Code:
 
     def __init__(self, names: list[str], scope: Scope, fused: Fused, kernels: dict[str, Kernel], objects: list[Object]):
         self.fused, self.kernels, self.objects = fused, kernels, objects
-        self.holds = function(names, list(scope.assumptions()), "and")
+        self.assumed = scope.assumptions()
+        self.holds = function(names, self.assumed, "and")
         self.pinned = len(scope.pins) == len(scope.hints)
         numbers: dict[str, Any] = {}
         _replaced((fused.values, [k.op.attrs for k in fused.launches if k.op is not None],
@@ -94,10 +95,13 @@ def _replaced(value: Any, number: Callable[[Any], Any]) -> Any:
 
 
 class Family:
-    """A program with symbolic sizes and the versions of its code. `names` are its symbols, in the order of sizes."""
+    """A program with symbolic sizes and the versions of its code.
 
-    def __init__(self, program: Program, names: list[str], texts: list[str]):
-        self.program, self.texts = program, texts
+    `names` are its symbols, in the order of sizes; `known` tells of each which one is equal to it, or which number.
+    """
+
+    def __init__(self, program: Program, names: list[str], texts: list[str], known: Callable[[str], str | int]):
+        self.program, self.names, self.texts, self.known = program, names, texts, known
         self.numbers = function(names, texts, ",")
         self.versions: list[_Code] = []
         self.generic = True  # whether it is worth compiling for all sizes
@@ -123,12 +127,16 @@ class Family:
         start = time.perf_counter()
         scope = Scope(structural=True)
         symbols = [scope.size(n, LEAST) for n in sizes]
-        for symbol, n in zip(symbols, sizes, strict=True):
-            if n < LEAST:
+        by_name = dict(zip(self.names, symbols, strict=True))
+        given: list[Any] = []
+        for name, symbol in by_name.items():
+            same = self.known(name)  # what the trace assumed holds whenever its code runs
+            if isinstance(same, int) or symbol.hint < LEAST:
                 scope.pin(symbol.symbols)
+                given.append(symbol.hint)
             else:
                 scope.decide(f"{symbol.text} >= {LEAST}", True)
-        given = [n if n < LEAST else symbol for symbol, n in zip(symbols, sizes, strict=True)]
+                given.append(by_name[same])
         known = dict(zip(self.texts, self.numbers(*given), strict=True))
         program = _with_lengths(substitute(self.program, lambda n: known[n.text]), len(sizes))
         try:

@@ -205,9 +205,10 @@ def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any
     if tape is not None:
         if len(inputs) == 2 and not attrs:  # most operations: what `add` does, at once
             a, b = inputs
-            left, right, key = a.mark, b.mark, tape.key
-            i = left[1] if left is not None and left[0] is tape else tape.leaf(a)
-            j = right[1] if right is not None and right[0] is tape else a is b and i or tape.leaf(b)
+            mark, key = a.mark, tape.key
+            i = mark[1] if mark is not None and mark[0] is tape else tape.leaf(a)
+            mark = b.mark
+            j = mark[1] if mark is not None and mark[0] is tape else tape.leaf(b)
             value.mark = (tape, len(key))
             key.append((primitive, dtype, i, j))
         else:

@@ -61,7 +61,7 @@ SIMPLE: dict[str, Lowering] = {"matmul": lower_matmul_simple, "conv": lower_conv
 """Contractions by blocks for a CPU, and as one loop over their elements for Metal. A composite with a kernel that is not
 here is taken apart."""
 
-SIZED = ("loops",)
+SIZED = ("loops", "matmul", "own")
 """Kinds of kernels that may take the lengths of axes at run time."""
 
 BATCH = 4  # kernels that LLVM compiles as one module: it needs 5 ms per module, whatever is in it

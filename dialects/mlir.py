@@ -349,6 +349,7 @@ class Function:
 
     def add_parameter(self, aval: Aval) -> None:
         """One more parameter, behind the others."""
+        self.__dict__.pop("arguments", None)
         with context, _UNKNOWN:
             self.block.add_argument(tensor_type(aval), _UNKNOWN)
             old = ir.FunctionType(ir.TypeAttr(self.operation.attributes["function_type"]).value)

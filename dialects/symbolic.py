@@ -59,6 +59,7 @@ class Scope:
         self.places: dict[str, Where] = {}  # where the outcome of each guard was asked for
         self.least: dict[str, int] = {}  # lower bounds of atoms
         self.opaque: dict[str, Opaque] = {}
+        self.equal: dict[str, str | int] = {}  # symbols that are equal to another one, or to a number
         self.arrays: dict[Any, Any] = {}  # what a trace keeps of numbers that became arrays
         self.active = True
 
@@ -86,6 +87,28 @@ class Scope:
             self.guards[text] = outcome
             self.places[text] = user_frame()
         return outcome
+
+    def same_as(self, name: str) -> str | int:
+        """The symbol that stands for all that are equal to this one, or their number."""
+        if name in self.pins:
+            return self.hints[name]  # type: ignore[return-value]
+        other = self.equal.get(name)
+        return name if other is None else self.same_as(other) if isinstance(other, str) else other
+
+    def _equated(self, terms: Terms) -> None:
+        """Remember `a - b == 0` and `a - 3 == 0`."""
+        names = sorted([p[0] for p in terms if len(p) == 1])
+        if any(len(p) > 1 or (p and (abs(c) != 1 or p[0] not in self.hints)) for p, c in terms.items()):
+            return
+        first = self.same_as(names[0])
+        if len(names) == 1 and isinstance(first, str):
+            self.equal[first] = -terms.get((), 0) * terms[(names[0],)]
+        elif len(names) == 2 and sum(terms.values()) == 0 and () not in terms:
+            second = self.same_as(names[1])
+            if isinstance(first, int):
+                first, second = second, first
+            if isinstance(first, str) and first != second:
+                self.equal[first] = second
 
     def pin(self, symbols: frozenset[str]) -> None:
         """Record that the values of symbols were used."""
@@ -410,6 +433,8 @@ def _compared(scope: Scope, sign: str, a: Any, b: Any) -> bool:
         return sign == "<" and low > 0
     if high == 0 and sign == "<":
         return False
+    if sign == "==" and outcome and scope.active:
+        scope._equated(terms)
     return scope.decide(f"{text_of(terms)} {'==' if sign == '==' else '>'} 0", outcome)
 
 

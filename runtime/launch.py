@@ -235,7 +235,7 @@ class Executable:
     """
 
     def __init__(self, objects: Sequence[Object], schedule: Schedule, library: Library):
-        self.schedule, self._library = schedule, library
+        self.schedule, self._library, self._outputs = schedule, library, schedule.outputs
         self.code_bytes = sum(len(o.code) for o in objects)
         segments = [s.launches for s in schedule.segments if s.launches]
         addresses: dict[str, int] = {}
@@ -258,6 +258,9 @@ class Executable:
         """
         buffers = [*arguments, *[Buffer.empty(shape, dtype, size) for shape, dtype, size in self._results]]
         table = self._pack(*[b.address or b.pointer for b in buffers])
+        if not self._arena and self._only:
+            self._call(self._only, table, 0, knobs.threads or _CORES)
+            return [buffers[i] for i in self._outputs]
         arena = pool.take(self._arena) if self._arena else _NO_ARENA
         try:
             if self._only:
@@ -267,7 +270,7 @@ class Executable:
         finally:
             if self._arena:
                 pool.give(self._arena, arena)
-        return [buffers[i] for i in self.schedule.outputs]
+        return [buffers[i] for i in self._outputs]
 
     def call(self, table: Any, arena: int, threads: int) -> None:
         """Run all kernels on the addresses in `table`, for a schedule without library steps."""

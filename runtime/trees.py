@@ -275,11 +275,6 @@ def _broadcast_prefix(prefix: Any, tree: Any, what: str, out: list[Any]) -> None
     actual = container_kind(tree)
     if actual is not kind:
         given = type(tree).__name__
-        if actual is None:
-            raise ValueError(
-                f"[vmap] axis must be int or None for an array: {what.partition('] ')[2]} is not a valid prefix of the"
-                f" tree, it has {type(prefix).__name__} where there is {given}."
-            )
         raise ValueError(
             f"{what} is not a valid prefix of the tree: it has {type(prefix).__name__} where there is {given}."
         )

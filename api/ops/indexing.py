@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlxir import interop
-from mlxir.compiler.graph import Value
+from mlxir.compiler.evaluate import evaluate
+from mlxir.compiler.graph import Value, running
 from mlxir.devices import StreamOrDevice
 from mlxir.dialects.mx import elementwise, indexing, scan_sort
 from mlxir.dialects.mx import shape as shapes

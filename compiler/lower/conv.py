@@ -56,7 +56,8 @@ def lower_conv(function: Function, body: ir.Block, vector_bytes: int | None = No
 
 def _parts(product: Convolution, vector_bytes: int) -> list[Part] | None:
     """One part per phase of the output; None where blocks do not pay or do not fit."""
-    size, parts = product.sum_dtype.size, []
+    size = product.sum_dtype.size
+    parts: list[Part] = []
     every = list(itertools.product(*[phases(a) for a in product.axes]))
     if len(every) > MOST_PHASES:
         return None
@@ -65,11 +66,12 @@ def _parts(product: Convolution, vector_bytes: int) -> list[Part] | None:
         suffix = f"_phase{number}" if number else ""
         if along_kernel(extents):
             by_kernel = kernel_schedule(extents, size, vector_bytes)
-            part = by_kernel and AlongKernel(product, extents, suffix, by_kernel)
+            if by_kernel is None:
+                return None
+            parts.append(AlongKernel(product, extents, suffix, by_kernel))
         else:
             by_output = output_schedule(extents, size, vector_bytes)
-            part = by_output and AlongOutput(product, extents, suffix, by_output)
-        if part is None:
-            return None
-        parts.append(part)
+            if by_output is None:
+                return None
+            parts.append(AlongOutput(product, extents, suffix, by_output))
     return parts

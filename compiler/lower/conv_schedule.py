@@ -24,14 +24,14 @@ SPLIT_WORK = 1 << 19  # multiply-adds that are worth sums of their own
 
 
 class Phase(NamedTuple):
-    """Outputs first + i * step, i < count, that sum taps tap + j * tap_step, j < taps: at place i * stride +
+    """Outputs first + i * step, i < `outputs`, that sum taps tap + j * tap_step, j < taps: at place i * stride +
     j * dilation - low of an axis of `size` elements.
     """
 
     size: int
     first: int
     step: int
-    count: int
+    outputs: int
     tap: int
     tap_step: int
     taps: int
@@ -70,7 +70,7 @@ class Extents(NamedTuple):
     groups: int
     outs: int
     depth: int
-    axes: tuple[Phase, Phase, Phase]
+    axes: tuple[Phase, ...]  # three
 
     @property
     def lanewise(self) -> bool:
@@ -87,7 +87,7 @@ class Extents(NamedTuple):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return tuple(a.count for a in self.axes)
+        return tuple(a.outputs for a in self.axes)
 
     @property
     def taps(self) -> tuple[int, ...]:

@@ -16,21 +16,21 @@ _BELOW = 6  # unsigned
 
 
 class Span(NamedTuple):
-    """One axis of a window: element i, i < count, is place `first` + i * step of `var`, and goes to i * stride."""
+    """One axis of a window: element i, i < extent, is place `first` + i * step of `var`, and goes to i * stride."""
 
     var: Var
     first: ir.Value
     step: int
-    count: ir.Value | int
+    extent: ir.Value | int
     stride: int
 
 
 class Inner(NamedTuple):
-    """A channel axis of a window: element i, i < count, is channel `first` + i, and goes to i * stride."""
+    """A channel axis of a window: element i, i < extent, is channel `first` + i, and goes to i * stride."""
 
     var: Var
     first: ir.Value
-    count: ir.Value | int
+    extent: ir.Value | int
     stride: int
 
 
@@ -54,7 +54,7 @@ class Window:
         if n == len(self.spans) - 1:
             self._columns(at, inside)
             return
-        var = Var(f"w{n}", span.count if isinstance(span.count, int) else span.var.extent)
+        var = Var(f"w{n}", span.extent if isinstance(span.extent, int) else span.var.extent)
 
         def body() -> None:
             place = e.variables[span.var] = e.plus(span.first, e.times(e.variables[var], span.step))
@@ -62,7 +62,7 @@ class Window:
             here = e.plus(at, e.times(e.variables[var], span.stride))
             self._level(n + 1, here, valid if inside is None else inside & valid)
 
-        e.repeat(var, span.count, body)
+        e.repeat(var, span.extent, body)
 
     def _below(self, place: ir.Value, limit: int) -> Reg:
         """0 <= place < limit."""
@@ -74,7 +74,7 @@ class Window:
     def _columns(self, at: ir.Value, inside: Reg | None) -> None:
         """Zeros, the part of the row that lies in the operand, zeros."""
         e, span = self.e, self.spans[-1]
-        count = e.constant_index(span.count) if isinstance(span.count, int) else span.count
+        count = e.constant_index(span.extent) if isinstance(span.extent, int) else span.extent
 
         def clamped(value: ir.Value) -> ir.Value:
             return e.k.op("arith.minsi", [e.k.op("arith.maxsi", [value, e.constant_index(0)], INDEX), count], INDEX)
@@ -99,10 +99,10 @@ class Window:
     def _flat(self) -> bool:
         """Whether the columns with their channels are one run in memory, on both sides."""
         span = self.spans[-1]
-        if self.node.kind != "load" or len(self.inner) != 1 or not isinstance(self.inner[0].count, int):
+        if self.node.kind != "load" or len(self.inner) != 1 or not isinstance(self.inner[0].extent, int):
             return False
         position, (channel,) = self.node.data[1], self.inner
-        run = channel.count
+        run = channel.extent
         unit = run == 1 or position.coefficient(channel.var) == 1
         return unit and channel.stride == 1 and span.stride == run and position.coefficient(span.var) in (
             run, 0 if span.var.extent == 1 else run)  # fmt: skip
@@ -141,4 +141,4 @@ class Window:
             else:
                 self._channels(n + 1, here)
 
-        (e.lanes if last else e.repeat)(var, channel.count, body)
+        (e.lanes if last else e.repeat)(var, channel.extent, body)

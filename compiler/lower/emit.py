@@ -118,7 +118,7 @@ class Emitter:
             total = value if total is None else self.k.op("arith.addi", [total, value], INDEX)
         if total is None:
             return self.constant_index(expression.constant)
-        if expression.constant:
+        if type(expression.constant) is SymInt or expression.constant:
             total = self.k.op("arith.addi", [total, self.constant_index(expression.constant)], INDEX)
         self.scopes[-1]["i", expression.key] = total
         return total

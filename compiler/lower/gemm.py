@@ -28,15 +28,17 @@ import llvmlite.binding as llvm
 from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.gemm_pack import Operand, Packing, first_lane
 from mlxir.compiler.lower.gemm_product import Product, StepBuilder
-from mlxir.compiler.lower.gemm_schedule import ceil_div, choose, should_swap
+from mlxir.compiler.lower.gemm_schedule import Side, ceil_div, choose, should_swap
 from mlxir.compiler.lower.index import Var
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, context, ir
+from mlxir.dialects.symbolic import SymInt, plain
 from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import CompileError
 
 SMALL = 1 << 11  # multiply-adds up to which tiles do not pay
+MANY = 64  # rows, columns or steps along K: where symbolic, there is code for fewer and for more
 
 
 @functools.cache
@@ -90,7 +92,7 @@ def _lower_simple(product: Product, body: ir.Block) -> Lowered:
 
         over(e, [product.b, product.i, product.j], element)
         per_step = product.left.cost + product.right.cost + 2
-        return product.tensor.aval.size, float(product.k.extent * per_step + sum(r.node.cost for r in product.roots))
+        return product.tensor.aval.size, 1.0 * (product.k.extent * per_step + sum(r.node.cost for r in product.roots))
 
     nodes = [product.left, product.right, *[r.node for r in product.roots]]
     builder.add("", nodes, [], [r.buffer for r in product.roots], emit)
@@ -105,6 +107,16 @@ class _Reader(NamedTuple):
     lane_stride: int
     depth_stride: int
     base: Callable[[ir.Value], ir.Value]  # of a tile, by its number
+
+
+def _met(side: Side) -> Side:
+    """An operand with the strides of the sizes that were met first."""
+    return Side(side.plain, plain(side.lane_stride), plain(side.depth_stride), side.size)
+
+
+def _present(overlap: int) -> bool:
+    """Whether code for an overlap is needed: a symbolic one may be 0 for one size and not for another."""
+    return type(overlap) is SymInt or overlap != 0
 
 
 class _Target(NamedTuple):
@@ -122,20 +134,36 @@ class _Blocked:
         self.product, self.steps = product, StepBuilder(product, body)
         self.dtype, self.depth = product.sum_dtype, product.k.extent
         self.a, self.b = Operand(product.left, product.i, product.k), Operand(product.right, product.j, product.k)
-        if should_swap(product.i.extent, product.j.extent, self.a.side, vector_bytes // self.dtype.size):
+        # A symbolic extent is scheduled as the first one that is met: what is chosen is right for all, and `_sized`
+        # sees to it that it is good for those that it serves.
+        m, n, depth = plain(product.i.extent), plain(product.j.extent), plain(self.depth)
+        if should_swap(m, n, _met(self.a.side), vector_bytes // self.dtype.size):
+            m, n = n, m
             self.a, self.b = self.b, self.a  # compute the transpose; only the names of rows and columns change
         self.m, self.n = self.a.lane.extent, self.b.lane.extent
-        self.schedule = choose(
-            product.b.extent, self.m, self.n, self.depth, self.a.side, self.b.side, self.dtype.size, vector_bytes
-        )
-        self.tile, self.panels = self.schedule.tile, self.schedule.panels
+        a, b = _met(self.a.side), _met(self.b.side)
+        whole = type(self.depth) is not SymInt  # a part of a vector along K is made for one depth
+        self.schedule = choose(plain(product.b.extent), m, n, depth, a, b, self.dtype.size, vector_bytes, whole)
+        self.tile, self.panels = self.schedule.tile, ceil_div(self.depth, self.schedule.panel)
+        self._sized()
         self.row_tiles, self.column_tiles = ceil_div(self.m, self.tile.rows), ceil_div(self.n, self.tile.columns)
         # How far the last tile moves back. A matrix narrower than the tile is packed with zeros beside it instead.
         self.row_overlap = self.row_tiles * self.tile.rows - self.m
-        self.column_overlap = max(0, self.column_tiles * self.tile.columns - self.n) if self.column_tiles > 1 else 0
+        self.column_overlap = self.column_tiles * self.tile.columns - self.n if self.column_tiles > 1 else 0
         # A row of scratch holds a block's columns, after room for the last tile to move back.
-        self.margin = self.tile.columns if self.column_overlap else 0
+        self.margin = self.tile.columns if _present(self.column_overlap) else 0
         self.stride = self.margin + self.schedule.block_columns * self.tile.columns
+
+    def _sized(self) -> None:
+        """What the schedule assumes of symbolic extents."""
+        tile, fits = self.tile, self.m >= self.tile.rows
+        if not self.schedule.pack_b:
+            fits = fits and self.n >= tile.columns
+        if not fits:
+            raise CompileError("[lower] the register tile is larger than the matrix")
+        for extent in (self.m, self.n, self.depth):
+            if type(extent) is SymInt:
+                bool(extent >= MANY)  # few and many rows are computed by different code
 
     def lower(self) -> Lowered:
         schedule, roots = self.schedule, self.product.roots
@@ -194,7 +222,7 @@ class _Blocked:
 
         extent = over(e, [self.product.b, column_block, row_block], block)
         per_element = self.depth + sum(r.node.cost for r in self.product.roots)
-        return extent, float(rows * tile.rows * columns * tile.columns * per_element)
+        return extent, 1.0 * (rows * tile.rows * columns * tile.columns * per_element)
 
     def _one_panel(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
         """K in one go: a row of tiles, then the operations that follow on it."""
@@ -329,10 +357,10 @@ class _Blocked:
         def row() -> None:
             i = e.variables[self.a.lane] = e.plus(first, e.variables[local])
             at = e.variables[local]
-            if self.row_overlap:
+            if _present(self.row_overlap):
                 at = e.plus_from(at, self.row_overlap, i, (self.row_tiles - 1) * self.tile.rows)
             at = e.plus(e.times(at, self.stride), self.margin)
-            if self.column_overlap:
+            if _present(self.column_overlap):
                 self._close_gap(e, scratch, at)
             if self.n > 1:  # a single column is no variable of the product's position
                 e.hoist(nodes, [self.b.lane])
@@ -359,7 +387,8 @@ class _Blocked:
             def piece() -> None:
                 place = e.plus(start, e.times(e.variables[word], width))
                 value = e.load_vector(scratch, self.dtype, place, width, self.dtype)
-                e.store_vector(value, scratch, e.plus(place, -self.column_overlap))
+                back = self.n - self.column_tiles * self.tile.columns
+                e.store_vector(value, scratch, e.plus(place, back))
 
             e.repeat(word, word.extent, piece)
 

@@ -15,6 +15,7 @@ from mlxir.compiler.lower.loops import over
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
+from mlxir.dialects.symbolic import SymInt
 from mlxir.runtime.dtypes import Dtype
 
 CHUNK = 16  # rows of a matrix that one iteration packs
@@ -81,7 +82,8 @@ class Packing(NamedTuple):
 def first_lane(e: VectorEmitter, tile: ir.Value, width: int, extent: int) -> ir.Value:
     """The first lane of a tile; the last tile moves back to stay inside."""
     first = e.times(tile, width)
-    return first if extent % width == 0 else e.least(first, max(extent - width, 0))
+    whole = type(extent) is not SymInt and extent % width == 0
+    return first if whole else e.least(first, max(extent - width, 0))
 
 
 def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
@@ -111,7 +113,7 @@ def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]
         e.repeat(x.depth, p.depth, row)
 
     over(e, [p.batch, tile], panel)
-    return p.batch.extent * p.tiles, float(p.depth * p.width * max(x.node.cost, 1))
+    return p.batch.extent * p.tiles, 1.0 * p.depth * p.width * max(x.node.cost, 1)
 
 
 def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
@@ -139,7 +141,7 @@ def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
         e.repeat(tile, p.tiles, piece)
 
     over(e, [p.batch, chunk], rows)
-    return p.batch.extent * chunk.extent, float(CHUNK * p.tiles * p.width)
+    return p.batch.extent * chunk.extent, 1.0 * CHUNK * p.tiles * p.width
 
 
 def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
@@ -185,4 +187,4 @@ def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, fl
             e.repeat(single, p.depth % n, tail)
 
     over(e, [p.batch, tile], panel)
-    return p.batch.extent * p.tiles, float(p.depth * p.width)
+    return p.batch.extent * p.tiles, 1.0 * p.depth * p.width

@@ -6,12 +6,11 @@ A convolution (conv_product.py) is the other `Contraction`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
-from mlxir.compiler.lower.loops import Lowered, Step, loop_function, over
+from mlxir.compiler.lower.loops import SIZES, Lowered, Step, loop_function, over
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, reachable
 from mlxir.compiler.lower.vectors import VectorEmitter
@@ -47,6 +46,7 @@ class Contraction:
         ops, self.results = function.read()
         (self.op,) = (o for o in ops if o.record is record)
         self.name, self.arguments = function.name, function.arguments
+        self.sized = SIZES in function.operation.attributes
         (self.tensor,) = self.op.results
         self.dtype = self.tensor.dtype
         self.sum_dtype = float32 if self.dtype.is_float and self.dtype.size == 2 else self.dtype
@@ -115,7 +115,7 @@ class Product(Contraction):
         self.left_tensor, self.right_tensor = op.operands
         self.ta, self.tb = op.attrs["ta"], op.attrs["tb"]
         batch, (m, n) = shape[:-2], shape[-2:]
-        count = int(np.prod(batch, dtype=np.int64))
+        count = prod(batch)
         depth = self.left_tensor.shape[-2 if self.ta else -1]
         self.b, self.i, self.j, self.k = Var("b", count), Var("i", m), Var("j", n), Var("k", depth)
         if self.empty:
@@ -168,11 +168,13 @@ class StepBuilder:
         """A step over the buffers that `nodes` load, `reads` and `writes`; `emit` fills it: -> (extent, work)."""
         avals = [*self.product.avals, *self.temporaries]
         loads = {n.data[0] for n in reachable(nodes) if n.kind == "load" and n is not self.product.accumulator}
-        numbers = tuple(sorted(loads.union(reads, writes)))
+        lengths = [len(self.product.arguments) - 1] * self.product.sized
+        numbers = tuple(sorted(loads.union(reads, writes, lengths)))
         name = self.product.name + suffix
         _, block = loop_function(self.body, name, [avals[n] for n in numbers])
         buffers = dict(zip(numbers, block.arguments, strict=True))
-        e = VectorEmitter(ScalarBuilder(ir.InsertionPoint(block)), [buffers.get(n) for n in range(len(avals))])
+        lie = [buffers.get(n) for n in range(len(avals))]
+        e = VectorEmitter(ScalarBuilder(ir.InsertionPoint(block)), lie, *[lie[n] for n in lengths])
         extent, work = emit(e)
         e.k.op("func.return", [])
         self.steps.append(Step(name, extent, work, numbers, tuple(writes)))

@@ -63,10 +63,15 @@ def should_swap(m: int, n: int, a: Side, lanes: int) -> bool:
     return a.plain and a.lane_stride == 1 and (n == 1 or 4 * n <= 3 * lanes) and m >= 2 * lanes
 
 
-def choose(batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, vector_bytes: int) -> Schedule:
-    """For `batch` products m x depth by depth x n, with sums of `size` bytes, on vectors of `vector_bytes`."""
+def choose(
+    batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, vector_bytes: int, whole: bool = True
+) -> Schedule:
+    """For `batch` products m x depth by depth x n, with sums of `size` bytes, on vectors of `vector_bytes`.
+
+    Without `whole`, the depth is not known and vectors do not lie along it.
+    """
     lanes, registers = vector_bytes // size, 16 if vector_bytes == 32 else 32
-    along_k = a.plain and b.plain and a.depth_stride == b.depth_stride == 1 and depth >= lanes
+    along_k = whole and a.plain and b.plain and a.depth_stride == b.depth_stride == 1 and depth >= lanes
     # A sum across a register costs about as much as `lanes` steps along K.
     if along_k and (n == 1 or m <= min(64, depth // lanes)):
         rows = min(m, 4 if registers == 32 else 2)

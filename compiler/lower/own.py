@@ -12,7 +12,7 @@ from typing import Any
 
 from mlxir.compiler.lower.builder import INDEX, Reg
 from mlxir.compiler.lower.index import Index, Var, linear
-from mlxir.compiler.lower.loops import Lowered, Step, loop_function
+from mlxir.compiler.lower.loops import Lowered, Step, loop_function, sizes_of
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull
 from mlxir.compiler.lower.vectors import VectorEmitter
@@ -73,7 +73,7 @@ class OwnKernel:
         self.op = next(op for op in ops if op.record.lowering == "kernel")
         if [id(t) for t in results] != [id(t) for t in self.op.results]:
             raise CompileError(f"[lower] {self.op.record.name} cannot be fused with what reads it")
-        self.name, self._body = function.name, body
+        self.name, self._function, self._body = function.name, function, body
         self.avals = [t.aval for t in function.arguments] + [t.aval for t in results]
         self.out = len(function.arguments)
         self.pull = Pull(ops, {id(t): i for i, t in enumerate(function.arguments)})
@@ -92,7 +92,8 @@ class OwnKernel:
         """A step that writes the buffers `writes`; `emit` fills its function: -> (extent, work per iteration)."""
         name = self.name + suffix
         _, block = loop_function(self._body, name, self.avals)
-        e = OwnEmitter(ScalarBuilder(ir.InsertionPoint(block)), list(block.arguments))
+        buffers = list(block.arguments)
+        e = OwnEmitter(ScalarBuilder(ir.InsertionPoint(block)), buffers, sizes_of(self._function, buffers))
         extent, work = emit(e)
         e.k.op("func.return", [])
         self._steps.append(Step(name, extent, work, tuple(range(len(self.avals))), tuple(writes)))

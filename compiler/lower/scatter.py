@@ -24,7 +24,7 @@ from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx.reduce import _highest, _lowest
 from mlxir.runtime.dtypes import Dtype, bool_, int64
 
-LANES = 128  # columns of a slice that one iteration owns
+LANES = 256  # columns of a slice that one iteration owns
 BLOCKS = 8  # of updates with arrays of their own
 MANY_UPDATES = 1 << 15
 DENSE = 8  # updates per element of an array that is small enough for copies

@@ -5,6 +5,7 @@ Also the sources of arrays: constants (`full`), ranges (`arange`) and embedded d
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ transpose = Structural(
 
 
 def _reshaped(x: Aval, shape: Shape) -> Shape:
-    if int(np.prod(shape, dtype=np.int64)) != x.size:
+    if prod(shape) != x.size:
         raise ShapeError(f"[reshape] Cannot reshape array of size {x.size} into shape {shape}.")
     return shape
 

@@ -118,6 +118,16 @@ def test_quantised_gguf_tensors_become_affine_form(tmp_path):
         assert_same(mine[name], x)
 
 
+def test_other_gguf_formats_are_expanded_by_the_gguf_package(tmp_path):
+    pytest.importorskip("gguf")
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (2, 210), dtype=np.uint8)
+    raw[:, -2:] = np.array([[0.5], [-0.25]], "<f2").view(np.uint8)  # the scale of a block of Q6_K
+    path = tmp_path / "q.gguf"
+    path.write_bytes(gguf_bytes({"a.weight": (14, (256, 2), raw.tobytes())}))
+    assert_same(mlxir.load(str(path))["a.weight"], real.load(str(path))["a.weight"])
+
+
 @pytest.mark.parametrize("writer, reader", BOTH, ids=WAYS)
 def test_file_objects_and_paths(tmp_path, writer, reader):
     x = sample(writer, "float32", (2, 3))

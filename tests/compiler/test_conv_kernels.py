@@ -145,7 +145,7 @@ def test_phases_cover_each_output_once_and_only_places_that_exist():
                 axis = Axis(7, 4, stride, 2, 3, dilation, gap)
                 pairs = {
                     (p.first + i * p.step, p.tap + j * p.tap_step): i * p.stride + j * p.dilation - p.low
-                    for p in phases(axis) for i in range(p.count) for j in range(p.taps)
+                    for p in phases(axis) for i in range(p.outputs) for j in range(p.taps)
                 }  # fmt: skip
                 wanted = {
                     (o, k): place // gap
@@ -153,7 +153,7 @@ def test_phases_cover_each_output_once_and_only_places_that_exist():
                     if (place := o * stride + k * dilation - axis.low) % gap == 0
                 }  # fmt: skip
                 assert pairs == wanted
-                firsts = [p.first + i * p.step for p in phases(axis) for i in range(p.count)]
+                firsts = [p.first + i * p.step for p in phases(axis) for i in range(p.outputs)]
                 assert sorted(firsts) == list(range(axis.outputs))
 
 
