@@ -28,7 +28,7 @@ check: $(VENV)/.dev $(VENV)/.typing
 	$(SUITE)
 
 bench: $(VENV)/.demo .venv-peers/.ready
-	$(PY) benchmarks/run.py $(BENCH)
+	$(VENV)/bin/mlxir bench --peers-python .venv-peers/bin/python $(BENCH)
 
 clean:
 	rm -rf $(VENV) .venv-peers build out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,8 @@
 
     mlxir dump FILE.py:FUNCTION --arg 'f32[64,64]' --arg '{"w": f32[3], "n": 4}'   what the compiler makes of a function
     mlxir run script.py [args]                                                     an MLX program, unchanged, on mlxir
+    mlxir bench [--suite ...] [--peers ...] [--md FILE]                            mlxir and its peers, side by side
+    mlxir bench --profile FILE.py:FUNCTION --arg SPEC                              the kernels of a compiled function
     mlxir coverage                                                                 the table of all primitives
     mlxir cache [info|clear]                                                       the disk cache
 
@@ -31,7 +33,7 @@ from mlxir.runtime import store
 from mlxir.runtime.errors import CompileError, RuleNotImplementedError
 from mlxir.runtime.knobs import knobs
 
-from . import wheel
+from . import bench, wheel
 from .dump import TARGETS, Spec, compile_stages, select, trace, write_stages
 
 _STAGES = list(dict.fromkeys(stage for stages in TARGETS.values() for stage in stages))
@@ -152,20 +154,25 @@ def _arguments(given: list[str] | None, module: ModuleType, path: Path, name: st
     return list(arguments)
 
 
+def load_function(place: str, given: list[str] | None) -> tuple[Path, str, Callable, list[Any]]:
+    """What FILE.py:FUNCTION names: the file, the name, the function and its arguments. Raises UsageError."""
+    file, _, name = place.rpartition(":")
+    if not file or not name:
+        raise UsageError(f"{place!r}: write FILE.py:FUNCTION")
+    path = Path(file).resolve()
+    module = _load(path)
+    function = _function(module, path, name)
+    return path, name, function, _arguments(given, module, path, name, function)
+
+
 # -- the commands ----------------------------------------------------------------------------------------------------
 def _dump(options: argparse.Namespace) -> None:
-    file, _, name = options.function.rpartition(":")
-    if not file or not name:
-        raise UsageError(f"{options.function!r}: write FILE.py:FUNCTION")
     target = options.target or ("metal" if options.stage == "metal" else "cpu")
     try:
         stages = select(target, None if options.stage == "all" else [options.stage])
     except ValueError as error:
         raise UsageError(str(error)) from None
-    path = Path(file).resolve()
-    module = _load(path)
-    function = _function(module, path, name)
-    arguments = _arguments(options.arg, module, path, name, function)
+    path, name, function, arguments = load_function(options.function, options.arg)
     try:
         program = trace(function, tuple(arguments), {})
     except Exception as error:
@@ -182,6 +189,14 @@ def _dump(options: argparse.Namespace) -> None:
         raise
     except OSError as error:
         raise UsageError(f"cannot write: {error}") from None
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Hand the command's own options to the harness; its exit code."""
+    try:
+        return bench.run(options.rest)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -252,6 +267,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="a script, then its arguments")
     command.set_defaults(run=_run)
 
+    command = commands.add_parser("bench", help="time mlxir and its peers; profile kernels", add_help=False)
+    command.set_defaults(run=_bench, rest=[])
+
     command = commands.add_parser("coverage", help="print the table of primitives and their rules")
     command.set_defaults(run=_coverage)
 
@@ -264,9 +282,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     try:
-        options = _parser().parse_args(argv)
-        options.run(options)
+        parser = _parser()
+        options, rest = parser.parse_known_args(argv)
+        if rest and "rest" not in options:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.rest = rest
+        code: int = options.run(options) or 0
         sys.stdout.flush()
+        return code
     except UsageError as error:
         print("mlxir:", " ".join(str(error).split()), file=sys.stderr)
         return 2

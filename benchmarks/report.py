@@ -83,16 +83,17 @@ def summary(table):
     if not ratios:
         return f"no workload has both {SUBJECT} and a peer"
     below = [f"{name} {r:.2f}" for name, r in sorted(ratios.items(), key=lambda item: item[1]) if r < 1]
-    mean = f"geometric mean of best peer / {SUBJECT}: {geometric_mean(ratios.values()):.2f} over {len(ratios)} workloads"
-    return f"{mean}; below 1: {', '.join(below) or 'none'}"
+    mean = f"geometric mean of best peer / {SUBJECT}: {geometric_mean(ratios.values()):.2f}"
+    return f"{mean} over {len(ratios)} workloads; below 1: {', '.join(below) or 'none'}"
 
 
 def about(figures):
     """The machine and its limits."""
     m = figures["machine"]
     return (
-        f"{figures['date']}; {m['cpu']}, {m['cores']} cores: {m['peak_gflops']:.0f} GFLOP/s, {m['copy_gbytes']:.1f} GB/s"
-        f" copying and {m['read_gbytes']:.1f} reading main memory; load average at the end {figures['load'][0]:.1f}"
+        f"{figures['date']}; {m['cpu']}, {m['cores']} cores: {m['peak_gflops']:.0f} GFLOP/s,"
+        f" {m['copy_gbytes']:.1f} GB/s copying and {m['read_gbytes']:.1f} reading main memory;"
+        f" load average at the end {figures['load'][0]:.1f}"
     )
 
 
@@ -121,10 +122,9 @@ def times_row(name, entry, names):
         cells.append(milliseconds(result) + (" (wrong)" if wrong else ""))
     spread = ""
     if subject and "median" in subject:
-        spread = f"{subject['decile'] / subject['median'] - 1:+.0%} {subject['ninth_decile'] / subject['median'] - 1:+.0%}"
-    return [
-        name, *cells, spread, "" if times is None else f"{times:.2f} ({best[0]})", "" if limit is None else f"{limit:.0%}",
-    ]  # fmt: skip
+        spread = " ".join([f"{subject[key] / subject['median'] - 1:+.0%}" for key in ("decile", "ninth_decile")])
+    compared = "" if times is None else f"{times:.2f} ({best[0]})"
+    return [name, *cells, spread, compared, "" if limit is None else f"{limit:.0%}"]
 
 
 def cost_rows(table, names, key, unit, form):
@@ -145,7 +145,11 @@ def notes(figures):
         yield f"Not installed, left out: {', '.join(figures['absent'])}."
     for malloc, table in figures["runs"].items():
         yield f"With the {malloc} malloc, {summary(table)}."
-        failed = [f"{name}, {f}: {line.splitlines()[-1]}" for name, e in table.items() for f, line in problems(e["results"])]
+        found = [(name, *problem) for name, entry in table.items() for problem in problems(entry["results"])]
+        failed = [f"{name}, {framework}: {text.splitlines()[-1]}" for name, framework, text in found]
+        alone = [name for name, e in table.items() if e["results"].get(SUBJECT, {}).get("referee") == SUBJECT]
+        if alone:
+            yield f"Unchecked, no peer to agree with: {', '.join(alone)}."
         if failed:
             yield "Left out of the comparison: " + "; ".join(failed) + "."
 
@@ -215,7 +219,8 @@ def write_markdown(figures, path):
 
 def write_html(figures, path):
     """A page of its own."""
-    style = "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:2px 10px;text-align:right}"
+    style = "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
+    style += "td,th{padding:2px 10px;text-align:right}"
     style += "td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f2f2f2}"
     parts = [f"<p>{html.escape(note)}</p>" for note in notes(figures)]
     parts.append(plot(figures) or "<p>No plot: matplotlib is not installed.</p>")

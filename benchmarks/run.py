@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def measure(workload, workers, machine, folder, rounds, burst):
     """Time one workload in all workers; returns (results by framework, the least seconds the machine allows)."""
     inputs = workload.inputs(np.random.default_rng(SEED))
     results, want = prepare(workload, workers, inputs, folder)
-    read, written = sum(a.nbytes for a in inputs), sum(np.asarray(b).size * 4 for b in want or ())
+    read = sum(a.nbytes for a in inputs) if workload.read is None else workload.read
+    written = sum(np.asarray(b).size * 4 for b in want or ())
 
     def attempt(worker, command, **arguments):
         """The reply, or None after a failure, which is entered."""
@@ -151,6 +153,8 @@ def parse_arguments(workloads):
     peers = HERE.parent / ".venv-peers/bin/python"
     option("--peers-python", default=str(peers if peers.exists() else sys.executable), help="(default: %(default)s)")
     arguments = parser.parse_args()
+    if shutil.which(arguments.peers_python) is None:
+        parser.error(f"there is no interpreter {arguments.peers_python}; benchmarks/setup_peers.sh makes one")
     arguments.peers = [peer for peer in arguments.peers.split(",") if peer]
     asked = [name for name in arguments.suite.split(",") if name]
     for given, known in ((arguments.peers, PEERS), (asked, [*suites, *workloads])):

@@ -10,7 +10,7 @@ For each framework and model, in processes of their own and in turn:
     step        one more call, compiled and warm
 
 The models are an MLP (784-1024-1024-10, batch 256) and a GPT block (width 256, 4 heads, 4 x 128 tokens), with Adam; one
-text serves mlxir, MLX and JAX. Bytecode is cached (PYTHONDONTWRITEBYTECODE would double the imports). Medians are shown.
+text serves mlxir, MLX and JAX. Shown are medians. Bytecode is cached: PYTHONDONTWRITEBYTECODE would double the imports.
 """
 
 import argparse

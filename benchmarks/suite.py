@@ -16,8 +16,8 @@
 Adding a workload is adding such a class. Frameworks that it has no function for are left out of it.
 
 `numpy` is also the referee: its results in float64 are what the others' must be within `tolerance`. A class without it
-says so, and its referee is agreement: the results of the first of `REFEREES` that runs. `tree(*arrays)`, if there is one,
-makes the arguments (trees of arrays) of the flat list of inputs.
+says so, and its referee is agreement: the results of the first of `REFEREES` that runs. `tree(*arrays)`, if there is
+one, makes the arguments (trees of arrays) of the flat list of inputs.
 """
 
 import importlib
@@ -37,7 +37,8 @@ HERE = Path(__file__).resolve().parent
 class Workload:
     """One row of the table.
 
-    `flops` counts the arithmetic that no implementation can avoid, one per element for exp, sin, erf and the like.
+    `flops` counts the arithmetic that no implementation can avoid, one per element for exp, sin, erf and the like;
+    `read` the bytes that must be read, where they are not those of all inputs.
     `tolerance` bounds max |a - b| / max |b| of each output. `compiled` says that each framework compiles its function;
     otherwise it is called as it is.
     """
@@ -47,6 +48,7 @@ class Workload:
     inputs: Callable[[np.random.Generator], list[np.ndarray]]
     functions: dict[str, Callable] = field(repr=False)
     flops: float = 0
+    read: int | None = None
     tolerance: float = 1e-5
     compiled: bool = True
     tree: Callable[..., tuple] = lambda *arrays: arrays

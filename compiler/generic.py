@@ -2,10 +2,10 @@
 
     sum(x: f32[s0,8]) {axes=[1]}    ->    scf.parallel (%i) = 0 to %s0 { ... %x[%i * 8 + %j] ... },  %s0 = %sizes[0]
 
-The passes and the lowering run on symbolic sizes as on numbers (`dialects/symbolic.py`): what they decide from a size is
-recorded, and the code serves all sizes that decide alike; what needs the number itself (the blocks of a convolution, a
-library call) pins it, and the code serves that length only. Kernels read the lengths from a buffer that each of them
-takes last. What is left to do for new sizes is arithmetic: buffer plan, iterations, the launches.
+The passes and the lowering run on symbolic sizes as on numbers (`dialects/symbolic.py`): what they decide from a size
+is recorded, and the code serves all sizes that decide alike; what needs the number itself (the blocks of a convolution,
+a sorting network) pins it, and the code serves that length only. Kernels read the lengths from a buffer that each of
+them takes last. What is left to do for new sizes is arithmetic: buffer plan, iterations, the launches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # they load MLIR
     from mlxir.compiler.passes.fuse import Fused
 
 LEAST = 2  # axes of length 0 and 1 are compiled as such: they broadcast, squeeze or vanish
-MOST_VERSIONS = 4  # of the code of one program, for sizes that decide differently
+MOST_VERSIONS = 8  # of the code of one program, for sizes that decide differently
 
 
 class Runner(NamedTuple):
@@ -136,7 +136,7 @@ class Family:
                 given.append(symbol.hint)
             else:
                 scope.decide(f"{symbol.text} >= {LEAST}", True)
-                given.append(by_name[same])
+                given.append(by_name.get(same, symbol))
         known = dict(zip(self.texts, self.numbers(*given), strict=True))
         program = _with_lengths(substitute(self.program, lambda n: known[n.text]), len(sizes))
         try:
@@ -149,7 +149,12 @@ class Family:
         finally:
             scope.active = False
         code = _Code(list(scope.hints), scope, fused, kernels, objects)
-        cache.count(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        cache.count(seconds)
+        if knobs.debug >= 1:
+            steps = sum(len(k.lowered.steps) for k in kernels.values())
+            print(f"[mlxir] compiled {self.program.name} for all sizes with {', '.join(code.assumed)}: {steps} kernels,"
+                  f" {seconds * 1e3:.0f} ms", file=sys.stderr)  # fmt: skip
         self.generic = not code.pinned
         return code
 

@@ -133,10 +133,13 @@ class Tape:
             running.tape = Tape()
 
     def leaf(self, x: Value) -> int:
-        """The place of an operand that was not recorded here: a type, or a constant as the node that it shares."""
+        """The place of an operand that was not recorded here: a type, or a constant by its attributes."""
         place, node = len(self.key), x.node
         x.mark = (self, place)
-        self.key.append(node if node is not None and not node.inputs else (x.shape, x.dtype))
+        if node is None or node.inputs:
+            self.key.append((x.shape, x.dtype))
+        else:
+            self.key.append((node.primitive, tuple([attr_key(a) for a in node.attrs.values()])))
         return place
 
 
@@ -211,6 +214,8 @@ def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any
             j = mark[1] if mark is not None and mark[0] is tape else tape.leaf(b)
             value.mark = (tape, len(key))
             key.append((primitive, dtype, i, j))
+            if len(key) > Tape.LONGEST:
+                running.tape = Tape()
         else:
             tape.add(value, primitive, inputs, attrs)
     return value

@@ -28,10 +28,11 @@ from mlxir.compiler.kernels import Kernel
 from mlxir.compiler.lower.attention import lower_attention
 from mlxir.compiler.lower.attention_grad import lower_attention_grad
 from mlxir.compiler.lower.conv import lower_conv
-from mlxir.compiler.lower.conv_product import lower_conv_simple
-from mlxir.compiler.lower.gemm import lower_matmul, lower_matmul_simple
+from mlxir.compiler.lower.gemm import lower_matmul
+from mlxir.compiler.lower.gemm_subgroups import lower_conv_subgroups, lower_matmul_subgroups
 from mlxir.compiler.lower.kernels import lowering_of
 from mlxir.compiler.lower.loops import SIZES, Lowered, Step, lower_fused
+from mlxir.compiler.lower.mixed import lower_mixed
 from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Plan, make_plan
 from mlxir.compiler.lower.streaming import fits
 from mlxir.compiler.passes import attention
@@ -56,10 +57,13 @@ Lowering = Callable[[Function, ir.Block], Lowered]
 
 BLOCKED: dict[str, Lowering] = {
     "matmul": lower_matmul, "conv": lower_conv, "attention": lower_attention, "attention_grad": lower_attention_grad,
+    "mixed": lower_mixed,
 }  # fmt: skip
-SIMPLE: dict[str, Lowering] = {"matmul": lower_matmul_simple, "conv": lower_conv_simple}
-"""Contractions by blocks for a CPU, and as one loop over their elements for Metal. A composite with a kernel that is not
-here is taken apart."""
+SUBGROUPS: dict[str, Lowering] = {"matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups}
+"""Contractions by blocks for a CPU, and by tiles of SIMD-groups for Metal.
+
+A composite with a kernel that is not here is taken apart.
+"""
 
 SIZED = ("loops", "matmul", "own")
 """Kinds of kernels that may take the lengths of axes at run time."""
@@ -98,7 +102,7 @@ def fused(program: Program, observe: Observer, contractions: dict[str, Lowering]
     split_reductions(module)
     module.verify()
     observe("transformed", module.text)
-    made = fuse(module)
+    made = fuse(module, mixed="mixed" in contractions)
     made.module.verify()
     observe("fused", made.module.text)
     return made
@@ -208,6 +212,7 @@ def _watched_kernels(fused: Fused, observe: Observer) -> dict[str, Kernel]:
             loops[launch.name] = kernel._replace(steps=steps)
     steps = [s for kernel in loops.values() for s in kernel.steps]
     observe("loops", lambda: str(module))
+    module.operation.verify()
     text = cpu.llvm_text(module, steps)
     observe("llvm", lambda: text)
     code = cpu.code_of(text, steps)
@@ -229,7 +234,7 @@ def launcher() -> Object:
 def compile_metal(program: Program, observe: Observer | None = None) -> tuple[str, dict[str, Any]]:
     """Metal shaders, and the schedule that runs them (its format: compiler/target/metal.py)."""
     observe = observe or observer(program.name)
-    loops = lowered(program, observe, SIMPLE)
+    loops = lowered(program, observe, SUBGROUPS)
     code = metal.generate(loops.module, loops.kernels, loops.fused, loops.plan)
     observe("metal", lambda: code.text)
     observe("schedule", lambda: json.dumps(code.schedule, indent=1))

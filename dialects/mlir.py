@@ -35,7 +35,7 @@ __all__ = ["Function", "Module", "MxBuilder", "Op", "Symbol", "Tensor", "element
            "run_passes", "tensor_type", "to_llvm"]  # fmt: skip
 
 
-_DIALECTS = ("func", "arith", "math", "scf", "cf", "memref", "vector", "affine", "llvm", "irdl")
+_DIALECTS = ("func", "arith", "math", "scf", "cf", "memref", "vector", "affine", "gpu", "llvm", "irdl")
 _HOME = ir.__name__.rpartition(".")[0] or "mlir"
 
 

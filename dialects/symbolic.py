@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from mlxir.runtime.errors import Where, user_frame
+from mlxir.runtime.errors import CompileError, Where, user_frame
 
 Terms = dict[tuple[str, ...], int]
 """A polynomial: (sorted atoms of a product) -> coefficient; the empty product is the constant."""
@@ -84,6 +84,8 @@ class Scope:
     def decide(self, text: str, outcome: bool) -> bool:
         """Record the outcome of a comparison."""
         if self.active and text not in self.guards:
+            if self.structural and (len(text) > INVOLVED or len(self.guards) >= MOST_GUARDS):
+                raise CompileError(f"[lower] what is decided from sizes is too involved: {text[:INVOLVED]}")
             self.guards[text] = outcome
             self.places[text] = user_frame()
         return outcome
@@ -94,6 +96,13 @@ class Scope:
             return self.hints[name]  # type: ignore[return-value]
         other = self.equal.get(name)
         return name if other is None else self.same_as(other) if isinstance(other, str) else other
+
+    def _bounded(self, terms: Terms) -> None:
+        """Remember `a - 3 > 0`."""
+        products = [p for p in terms if p]
+        if len(products) == 1 and len(products[0]) == 1 and terms[products[0]] == 1:
+            (atom,) = products[0]
+            self.least[atom] = max(self.least.get(atom, 0), 1 - terms.get((), 0))
 
     def _equated(self, terms: Terms) -> None:
         """Remember `a - b == 0` and `a - 3 == 0`."""
@@ -134,6 +143,8 @@ def function(names: Iterable[str], expressions: Iterable[str], joined: str) -> C
     parts = [f"({e})" for e in expressions]
     body = " and ".join(["True", *parts]) if joined == "and" else "".join(f"{p}, " for p in parts)
     return eval(f"lambda {', '.join(names)}: ({body})", {"__builtins__": {}, "inf": math.inf, "nan": math.nan})
+
+INVOLVED, MOST_GUARDS = 200, 50  # characters of a guard and number of guards of code that serves several sizes
 
 
 class _Symbolic:
@@ -203,6 +214,8 @@ def _operand(scope: Scope, other: Any) -> Any:
     if kind is int or kind is float:
         return other
     if kind is SymInt or kind is SymFloat:
+        if other.scope is not scope and scope.structural:
+            raise CompileError(f"[lower] the size {other.text} belongs to another compilation")
         return other if other.scope is scope else other.value()
     if isinstance(other, Integral):
         return int(other)
@@ -319,9 +332,11 @@ class SymInt(_Symbolic):
         scope = self.scope
         symbols = frozenset().union(*[x.symbols for x in (a, b) if type(x) is SymInt])
         scope.opaque[atom] = Opaque(sign, p, q, symbols)
-        if _least(scope, q) > 0 and (sign == "%" or _least(scope, p) >= 0):
-            # A quotient of what is at least its divisor is at least 1.
-            scope.least[atom] = 1 if sign == "//" and _least(scope, _sum(p, q, -1)) >= 0 else 0
+        if lower_bound(scope, q) > 0 and (sign == "%" or lower_bound(scope, p) >= 0):
+            scope.least[atom] = 0
+            if sign == "//":
+                above = lower_bound(scope, _sum(p, q, -1)) >= 0  # what is at least its divisor
+                scope.least[atom] = int(above) if any(q) else int(lower_bound(scope, p)) // q[()]
         return SymInt(scope, {(atom,): 1}, hint)
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
@@ -337,19 +352,19 @@ class SymInt(_Symbolic):
     def _divide(self, a: Any, b: Any) -> tuple[Any, Any]:
         """(a // b, a % b): the polynomial quotient, and what is left as an opaque atom."""
         hints = divmod(plain(a), plain(b))  # raises ZeroDivisionError
-        if type(b) is SymInt and _least(self.scope, b.terms) <= 0:
+        if type(b) is SymInt and lower_bound(self.scope, b.terms) <= 0:
             _compared(self.scope, "==", b, 0)  # 0 does not divide: another size might
         whole, rest = _quotient(_terms(a), _terms(b))
         if not rest:
             return self._made(whole, hints[0]), 0
-        left = self._made(rest, plain(a) - evaluated(self.scope, whole) * plain(b))
+        left = self._made(rest, plain(a) - _evaluated(self.scope, whole) * plain(b))
         if type(left) is int and type(b) is int:
             return self._made(_sum(whole, _terms(left // b)), hints[0]), left % b
         for shift in (0, 1):  # left or left + b may be known to be the remainder
             terms = _sum(_terms(left), _terms(b), shift)
-            if _least(self.scope, terms) >= 0 and _least(self.scope, _sum(_terms(b), terms, -1)) > 0:
+            if lower_bound(self.scope, terms) >= 0 and lower_bound(self.scope, _sum(_terms(b), terms, -1)) > 0:
                 return self._made(_sum(whole, {(): shift}, -1), hints[0]), self._made(terms, hints[1])
-        if type(b) is int and b > 0 and _least(self.scope, _sum({}, rest, -1)) >= 0:
+        if type(b) is int and b > 0 and lower_bound(self.scope, _sum({}, rest, -1)) >= 0:
             above = self._divide(b - 1 - left, b)[0]  # a // b = -((b - 1 - a) // b): natural atoms only
             quotient = self._made(_sum(whole, _terms(above), -1), hints[0])
             return quotient, a - quotient * b
@@ -391,17 +406,17 @@ def gcd(*numbers: Any) -> Any:
     if not common:
         return factor
     terms = {tuple(sorted(common.elements())): factor}
-    return SymInt(scope, terms, evaluated(scope, terms))
+    return SymInt(scope, terms, _evaluated(scope, terms))
 
 
-def evaluated(scope: Scope, terms: Terms) -> int:
+def _evaluated(scope: Scope, terms: Terms) -> int:
     """The hint of a polynomial."""
     if not any(terms):
         return terms.get((), 0)
     return function(list(scope.hints), [text_of(terms)], ",")(*scope.hints.values())[0]
 
 
-def _least(scope: Scope, terms: Terms) -> float:
+def lower_bound(scope: Scope, terms: Terms) -> float:
     """A lower bound of a polynomial: its constant, where no other coefficient is negative once each atom is written as
     its own lower bound plus something that is not negative.
     """
@@ -426,7 +441,7 @@ def _compared(scope: Scope, sign: str, a: Any, b: Any) -> bool:
         sign, terms = "<", _sum(terms, {(): 1})
     if sign == "==" and terms and terms[min(terms, key=_order)] < 0:
         terms = {p: -c for p, c in terms.items()}  # one text for a == b and b == a
-    low, high = _least(scope, terms), -_least(scope, {p: -c for p, c in terms.items()})
+    low, high = lower_bound(scope, terms), -lower_bound(scope, {p: -c for p, c in terms.items()})
     if low == high:
         return low == 0 if sign == "==" else low > 0
     if low > 0 or high < 0:
@@ -435,6 +450,8 @@ def _compared(scope: Scope, sign: str, a: Any, b: Any) -> bool:
         return False
     if sign == "==" and outcome and scope.active:
         scope._equated(terms)
+    if sign != "==" and outcome and scope.structural:
+        scope._bounded(terms)
     return scope.decide(f"{text_of(terms)} {'==' if sign == '==' else '>'} 0", outcome)
 
 

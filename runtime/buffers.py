@@ -9,6 +9,7 @@ does.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -24,15 +25,23 @@ Block = tuple[int, np.ndarray]
 """(aligned address, the NumPy array that owns the memory)."""
 
 
-class _Pool:
-    """Free blocks by size class (powers of two with three steps between).
+def _heap(size: int) -> Block:
+    """Fresh memory of NumPy's."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    address = raw.__array_interface__["data"][0]
+    return -(-address // ALIGNMENT) * ALIGNMENT, raw
+
+
+class Pool:
+    """Free blocks by size class (powers of two with three steps between); `source` makes new ones.
 
     Taking and giving back a pooled block is one list operation, atomic under the GIL; only fresh memory takes the lock.
     Each size class keeps
     at most an eighth of `knobs.pool_bytes`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: Callable[[int], Block] = _heap) -> None:
+        self.source = source
         self.free: dict[int, list[Block]] = {}
         # Reentrant: a collection inside the lock may release buffers, whose destructors take it again.
         self.lock = threading.RLock()
@@ -59,9 +68,7 @@ class _Pool:
             self.free.setdefault(size, [])
             self.allocated += size
             self.peak = max(self.peak, self.active)
-        raw = np.empty(size + ALIGNMENT, np.uint8)
-        address = raw.__array_interface__["data"][0]
-        return -(-address // ALIGNMENT) * ALIGNMENT, raw
+        return self.source(size)
 
     def give(self, size: int, block: Block) -> None:
         blocks = self.free.get(size)
@@ -107,7 +114,7 @@ class _Pool:
                 self.allocated -= size * count
 
 
-pool = _Pool()
+pool = Pool()
 
 
 class _Holder:
@@ -115,13 +122,13 @@ class _Holder:
     returns.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__", "block", "size")
+    __slots__ = ("__array_interface__", "__weakref__", "block", "pool", "size")
 
-    def __init__(self, size: int):
-        self.size, self.block = size, pool.take(size)
+    def __init__(self, size: int, source: Pool):
+        self.size, self.pool, self.block = size, source, source.take(size)
 
     def __del__(self) -> None:
-        pool.give(self.size, self.block)
+        self.pool.give(self.size, self.block)
 
 
 class _Foreign:
@@ -155,9 +162,9 @@ class Buffer:
         self._view: np.ndarray | None = None
 
     @staticmethod
-    def empty(shape: tuple[int, ...], dtype: Dtype, size: int | None = None) -> Buffer:
+    def empty(shape: tuple[int, ...], dtype: Dtype, size: int | None = None, source: Pool = pool) -> Buffer:
         """An uninitialised pooled buffer; `size` is its size class, if the caller knows it."""
-        holder = _Holder(pool.size_class(prod(shape) * dtype.size) if size is None else size)
+        holder = _Holder(Pool.size_class(prod(shape) * dtype.size) if size is None else size, source)
         return Buffer(holder.block[0], shape, dtype, holder)
 
     @staticmethod
@@ -174,6 +181,10 @@ class Buffer:
         if not self.address:
             self.address = self.numpy().__array_interface__["data"][0]
         return self.address
+
+    def become(self, other: Buffer) -> None:
+        """Take over the memory of another buffer, which holds the same data."""
+        self._view, self.owner, self.address = other.numpy(), other.owner, other.pointer
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,5 @@
 """Attention: one head, several, and the gradient of the causal one."""
 
-import numpy as np
 from suite import normal, workload
 
 LENGTH, WIDTH, BATCH, HEADS = 256, 64, 4, 8

@@ -93,7 +93,7 @@ class argmax:
         return argmax
 
 
-@workload()
+@workload(read=TOKENS * (WIDTH * 4 + 4))
 class embedding:
     """2048 rows of a table of (10000, 128)."""
 
@@ -113,7 +113,7 @@ class embedding:
         return torch.nn.functional.embedding(ids, table)
 
 
-@workload(flops=2 * TOKENS * WIDTH)
+@workload(flops=2 * TOKENS * WIDTH, read=TOKENS * (WIDTH * 4 + 4))
 class embedding_grad:
     """The gradient for the table of the lookup weighted by c and summed."""
 

@@ -93,8 +93,9 @@ class gpt_step:
 
     def tree(*arrays):
         names = ("embedding", "head", *NAMES)
-        trees = [dict(zip(names, arrays[i : i + len(names)], strict=True)) for i in range(0, 3 * len(names), len(names))]
-        return *trees, *arrays[3 * len(names) :]
+        count = len(names)
+        trees = [dict(zip(names, arrays[i : i + count], strict=True)) for i in range(0, 3 * count, count)]
+        return *trees, *arrays[3 * count :]
 
     def mlx(mx, params, m, v, t, x, y):
         def loss(p):

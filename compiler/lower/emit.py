@@ -17,8 +17,9 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.mx import Primitive
-from mlxir.dialects.symbolic import Scope, SymInt, Terms, evaluated, text_of
+from mlxir.dialects.symbolic import Scope, SymInt, Terms, lower_bound, text_of
 from mlxir.runtime.dtypes import Dtype, bool_, complex64, float32, float64, int64
+from mlxir.runtime.errors import CompileError
 
 SCRATCH_BYTES = 1 << 15  # a row of scratch must stay in L1 (and in threadgroup memory)
 
@@ -56,10 +57,14 @@ class Sizes:
             return self.known[atom]
         if atom in scope.opaque:
             sign, a, b, _ = scope.opaque[atom]
-            if atom not in scope.least:  # it may be negative, and division rounds towards zero
-                return self.k.index(SymInt(scope, {(atom,): 1}, evaluated(scope, {(atom,): 1})).value())
+            if lower_bound(scope, b) <= 0:
+                raise CompileError(f"[lower] {text_of(b)} may not be positive and divides")
             p, q = (self._expression(scope, t, text_of(t)) for t in (a, b))
-            value = self.k.op("arith.divsi" if sign == "//" else "arith.remsi", [p, q], INDEX)
+            remainder = self.k.op("arith.remsi", [p, q], INDEX)
+            if lower_bound(scope, a) < 0:  # the machine rounds towards zero
+                remainder = self.k.op("arith.remsi", [self.k.op("arith.addi", [remainder, q], INDEX), q], INDEX)
+            whole = self.k.op("arith.divsi", [self.k.op("arith.subi", [p, remainder], INDEX), q], INDEX)
+            value = whole if sign == "//" else remainder
         else:
             word = self.k.load(self.buffer, self.k.index(int(atom[1:])), int64)
             value = self.k.op("arith.index_cast", [word.value], INDEX)
@@ -351,13 +356,16 @@ class Emitter:
         return loop(0, self.neutral(record, node.dtype))
 
     # -- memory -----------------------------------------------------------------------------------------------------
-    def scratch(self, size: int, dtype: Dtype) -> tuple[ir.Value, Dtype]:
-        """A small private buffer for registers of `dtype` (2-byte floats stay float32).
+    def scratch(self, size: int, dtype: Dtype, as_stored: bool = False) -> tuple[ir.Value, Dtype]:
+        """A small private buffer for registers of `dtype` (2-byte floats stay float32, unless it is `as_stored`).
 
-        One of symbolic size is as large as any may be: its user has asked whether it fits.
+        One of symbolic size is as large as it may ever be.
         """
-        kept = float32 if dtype.is_float and dtype.size == 2 else dtype
-        size = SCRATCH_BYTES // kept.size if type(size) is SymInt else size
+        kept = float32 if dtype.is_float and dtype.size == 2 and not as_stored else dtype
+        if type(size) is SymInt:
+            if size * kept.size > SCRATCH_BYTES:
+                raise CompileError(f"[lower] {size} elements of scratch memory are too many")
+            size = SCRATCH_BYTES // kept.size
         count = size * (2 if dtype is complex64 else 1)
         kind = ir.MemRefType.get([count], _STORAGE[kept])
         operation = ir.Operation.create(

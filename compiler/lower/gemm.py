@@ -28,7 +28,7 @@ import llvmlite.binding as llvm
 from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.gemm_pack import Operand, Packing, first_lane
 from mlxir.compiler.lower.gemm_product import Product, StepBuilder
-from mlxir.compiler.lower.gemm_schedule import Side, ceil_div, choose, should_swap
+from mlxir.compiler.lower.gemm_schedule import PANEL, Side, ceil_div, choose, should_swap
 from mlxir.compiler.lower.index import Var
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.vectors import VectorEmitter
@@ -38,7 +38,7 @@ from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import CompileError
 
 SMALL = 1 << 11  # multiply-adds up to which tiles do not pay
-MANY = 64  # rows, columns or steps along K: where symbolic, there is code for fewer and for more
+SIZE_CLASSES = (64, 16)  # of rows, columns or steps along K, where they are symbolic: code for at least so many
 
 
 @functools.cache
@@ -60,17 +60,17 @@ def lower_matmul(function: Function, body: ir.Block, vector_bytes: int | None = 
         product = Product(function)
         work = product.tensor.aval.size * product.k.extent
         if product.empty or not product.dtype.is_float or work <= SMALL:
-            return _lower_simple(product, body)
+            return lower_simple(product, body)
         return _Blocked(product, body, vector_bytes or host_vector_bytes()).lower()
 
 
 def lower_matmul_simple(function: Function, body: ir.Block) -> Lowered:
     """The kernel as one loop over the elements of the product with a loop over K inside: for any dtype and target."""
     with context, ir.Location.unknown():
-        return _lower_simple(Product(function), body)
+        return lower_simple(Product(function), body)
 
 
-def _lower_simple(product: Product, body: ir.Block) -> Lowered:
+def lower_simple(product: Product, body: ir.Block) -> Lowered:
     if product.empty:
         if any(t.aval.size for t in product.results):
             raise CompileError("[lower] a matmul without elements cannot be fused with results that have some")
@@ -109,7 +109,17 @@ class _Reader(NamedTuple):
     base: Callable[[ir.Value], ir.Value]  # of a tile, by its number
 
 
-def _met(side: Side) -> Side:
+def _met(extent: int) -> int:
+    """The extent for which a product is scheduled. A symbolic one: the least of its class, for which no tile is larger
+    than the matrix; in the class of the large ones, the first that is met.
+    """
+    if type(extent) is not SymInt:
+        return extent
+    low = next((n for n in SIZE_CLASSES if extent >= n), 1)
+    return plain(extent) if low == SIZE_CLASSES[0] else low
+
+
+def _side_met(side: Side) -> Side:
     """An operand with the strides of the sizes that were met first."""
     return Side(side.plain, plain(side.lane_stride), plain(side.depth_stride), side.size)
 
@@ -134,18 +144,17 @@ class _Blocked:
         self.product, self.steps = product, StepBuilder(product, body)
         self.dtype, self.depth = product.sum_dtype, product.k.extent
         self.a, self.b = Operand(product.left, product.i, product.k), Operand(product.right, product.j, product.k)
-        # A symbolic extent is scheduled as the first one that is met: what is chosen is right for all, and `_sized`
-        # sees to it that it is good for those that it serves.
-        m, n, depth = plain(product.i.extent), plain(product.j.extent), plain(self.depth)
-        if should_swap(m, n, _met(self.a.side), vector_bytes // self.dtype.size):
+        m, n, depth = (_met(x) for x in (product.i.extent, product.j.extent, self.depth))
+        if should_swap(m, n, _side_met(self.a.side), vector_bytes // self.dtype.size):
             m, n = n, m
             self.a, self.b = self.b, self.a  # compute the transpose; only the names of rows and columns change
         self.m, self.n = self.a.lane.extent, self.b.lane.extent
-        a, b = _met(self.a.side), _met(self.b.side)
+        a, b = _side_met(self.a.side), _side_met(self.b.side)
         whole = type(self.depth) is not SymInt  # a part of a vector along K is made for one depth
         self.schedule = choose(plain(product.b.extent), m, n, depth, a, b, self.dtype.size, vector_bytes, whole)
+        if not whole:
+            self.schedule = self.schedule._replace(panel=PANEL if depth >= SIZE_CLASSES[0] else SIZE_CLASSES[0])
         self.tile, self.panels = self.schedule.tile, ceil_div(self.depth, self.schedule.panel)
-        self._sized()
         self.row_tiles, self.column_tiles = ceil_div(self.m, self.tile.rows), ceil_div(self.n, self.tile.columns)
         # How far the last tile moves back. A matrix narrower than the tile is packed with zeros beside it instead.
         self.row_overlap = self.row_tiles * self.tile.rows - self.m
@@ -153,17 +162,6 @@ class _Blocked:
         # A row of scratch holds a block's columns, after room for the last tile to move back.
         self.margin = self.tile.columns if _present(self.column_overlap) else 0
         self.stride = self.margin + self.schedule.block_columns * self.tile.columns
-
-    def _sized(self) -> None:
-        """What the schedule assumes of symbolic extents."""
-        tile, fits = self.tile, self.m >= self.tile.rows
-        if not self.schedule.pack_b:
-            fits = fits and self.n >= tile.columns
-        if not fits:
-            raise CompileError("[lower] the register tile is larger than the matrix")
-        for extent in (self.m, self.n, self.depth):
-            if type(extent) is SymInt:
-                bool(extent >= MANY)  # few and many rows are computed by different code
 
     def lower(self) -> Lowered:
         schedule, roots = self.schedule, self.product.roots

@@ -183,7 +183,7 @@ def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, fl
             e.lanes(lane, p.width, copy)
 
         e.repeat(step, p.depth // n, squares)
-        if p.depth % n:
+        if type(p.depth) is SymInt or p.depth % n:
             e.repeat(single, p.depth % n, tail)
 
     over(e, [p.batch, tile], panel)

@@ -167,7 +167,7 @@ class StepBuilder:
     ) -> None:
         """A step over the buffers that `nodes` load, `reads` and `writes`; `emit` fills it: -> (extent, work)."""
         avals = [*self.product.avals, *self.temporaries]
-        loads = {n.data[0] for n in reachable(nodes) if n.kind == "load" and n is not self.product.accumulator}
+        loads = {n.data[0] for n in reachable(nodes) if n.kind == "load"} - {self.product.first_temporary}
         lengths = [len(self.product.arguments) - 1] * self.product.sized
         numbers = tuple(sorted(loads.union(reads, writes, lengths)))
         name = self.product.name + suffix

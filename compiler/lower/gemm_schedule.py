@@ -128,10 +128,12 @@ def _blocks(
     panel = ceil_div(depth, ceil_div(depth, most))
     panels = ceil_div(depth, panel)
     row_tiles, column_tiles = ceil_div(m, tile.rows), ceil_div(n, tile.columns)
-    columns = min(column_tiles, max(1, (512 if streamed else 256) // tile.columns))
+    # Long runs of each row of it, which the processor fetches ahead; few rows of C leave room for their sums.
+    run = (2048 if m <= 16 else 512) if streamed else 256
+    columns = min(column_tiles, max(1, run // tile.columns))
     rows = 256 // tile.rows if panels == 1 else SCRATCH_BYTES // ((columns + 1) * tile.columns * size) // tile.rows
     rows = min(row_tiles, max(1, rows))
-    fewest = min(columns, 256 // tile.columns if streamed else 1)
+    fewest = min(columns, run // 2 // tile.columns if streamed else 1)
     rows, columns = _even_blocks(batch, row_tiles, column_tiles, rows, columns, max(1, fewest))
     return Schedule(tile, pack_a, pack_b, panel, panels, rows, columns)
 

@@ -92,7 +92,7 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
         k = ScalarBuilder(ir.InsertionPoint(block))
         emitter = Emitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
         if any(t.aval.size for t in results):
-            extent, work = _Form(ops, function.arguments, results).emit(emitter)
+            extent, work = Form(ops, function.arguments, results).emit(emitter)
         else:
             extent, work = over(emitter, [Var("nothing", 0)], lambda: None), 0.0
         k.op("func.return", [])
@@ -101,7 +101,7 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
 
 
 SIZES = "mx.sizes"
-"""The attribute of a kernel whose last argument holds the lengths s0, s1, ... of symbolic axes (compiler/generic.py)."""
+"""The attribute of a kernel whose last argument holds the lengths of symbolic axes, s0, s1, ... (compiler/generic.py)"""
 
 
 def sizes_of(function: Function, buffers: Sequence[Any]) -> Any:
@@ -109,17 +109,19 @@ def sizes_of(function: Function, buffers: Sequence[Any]) -> Any:
     return buffers[len(function.arguments) - 1] if SIZES in function.operation.attributes else None
 
 
-class _Form:
+class Form:
     """The loop structure of one kernel, found once, then emitted."""
 
-    def __init__(self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor]):
+    def __init__(
+        self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor], lead: Op | None = None
+    ):
         self.pull = Pull(ops, {id(t): i for i, t in enumerate(arguments)}, results)
         self.results = results
-        self.first_output = len(arguments)
+        self.outputs: Sequence[int] = range(len(arguments), len(arguments) + len(results))  # their buffers
         reductions = [op for op in ops if op.record.lowering == "reduce"]
         self.axes: tuple[int, ...] = ()
         if reductions:
-            lead = max(reductions, key=lambda op: op.operands[0].aval.size)
+            lead = lead or max(reductions, key=lambda op: op.operands[0].aval.size)
             self.shape, self.axes = lead.operands[0].shape, tuple(sorted(lead.attrs["axes"]))
         else:
             self.shape = max((t.aval for t in results), key=lambda a: a.size).shape
@@ -141,14 +143,15 @@ class _Form:
         full_position = linear(tuple(full), self.shape)
         kept = tuple(i for a, i in enumerate(full) if a not in self.axes)
         row_position = linear(kept, tuple(n for a, n in enumerate(self.shape) if a not in self.axes))
+        self.full_index = tuple(Index.of(i) for i in full)
         self.roots: list[Scalar] = []
         self.positions: list[Index] = []
         for t in self.results:
             size = t.aval.size
             rows = prod([n for a, n in enumerate(self.shape) if a not in self.axes])
             position = row_position if self.axes and size == rows else full_position
-            if t.shape == self.shape and position is full_position:
-                idx = tuple(Index.of(i) for i in full)
+            if position is full_position and t.shape == self.shape:
+                idx = self.full_index
             else:
                 idx = delinearize(position, t.shape)
             op, _ = self.pull.producer[id(t)]
@@ -205,11 +208,14 @@ class _Form:
             return self._emit_map(e, work)
         if self._columns(staged):
             return _ColumnEmitter(self, e, staged).emit(work)
-        return over(e, self.outer, lambda: _RowEmitter(self, e, staged).emit()), work
+        return over(e, self.outer, lambda: RowEmitter(self, e, staged).emit()), work
 
     def stores(self, e: Emitter) -> tuple[list, list]:
         """(scalar, position, buffer) of the results with a value per element, and of those with a value per row."""
-        all_stores = list(zip(self.roots, self.positions, e.buffers[self.first_output :], strict=True))
+        all_stores = [
+            (root, position, e.buffers[n])
+            for root, position, n in zip(self.roots, self.positions, self.outputs, strict=False)
+        ]
         bound = frozenset(self.inner)
         return [s for s in all_stores if s[1].free() & bound], [s for s in all_stores if not s[1].free() & bound]
 
@@ -240,7 +246,7 @@ class _Form:
         def row() -> None:
             for var, roots, positions in self._pieces(last):
                 e.hoist(roots, [var])
-                stored = list(zip(roots, positions, e.buffers[self.first_output :], strict=True))
+                stored = list(zip(roots, positions, [e.buffers[n] for n in self.outputs], strict=True))
                 e.parallel(var, e.constant_index(var.extent), lambda stored=stored: self._store(e, stored))
 
         return over(e, rows, row), work * last.extent
@@ -290,6 +296,12 @@ def over(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> int:
     def bind() -> None:
         if len(variables) == 1:
             e.variables[variables[0]] = e.variables[flat]
+        elif any(type(n) is SymInt for n in extents):
+            rest = e.variables[flat]
+            for v in reversed(variables):
+                extent = e.constant_index(v.extent)
+                e.variables[v] = e.k.op("arith.remui", [rest, extent], INDEX)
+                rest = e.k.op("arith.divui", [rest, extent], INDEX)
         else:
             for v, i in zip(variables, delinearize(Index.of(flat), tuple(extents)), strict=True):
                 e.variables[v] = e.index(i)
@@ -312,10 +324,10 @@ def _levels(staged: Sequence[Scalar]) -> list[list[Scalar]]:
     return stages
 
 
-class _RowEmitter:
+class RowEmitter:
     """One row: a loop per stage, then the results."""
 
-    def __init__(self, form: _Form, e: Emitter, staged: Sequence[Scalar]):
+    def __init__(self, form: Form, e: Emitter, staged: Sequence[Scalar]):
         self.form, self.e, self.stages = form, e, _levels(staged)
         self.staged = {id(n) for n in staged}
         self.full, self.rows = form.stores(e)
@@ -328,8 +340,15 @@ class _RowEmitter:
             self._reduce_stage(stage)
         for root, position, buffer in self.rows:
             e.k.store(e.value(root), buffer, e.index(position))
-        if self.full:
-            self._store_full([s[0] for s in self.full], 0)
+        if nodes := self.last():
+            self._store_full(nodes, 0)
+
+    def last(self) -> list[Scalar]:
+        """What the last loop computes for each element."""
+        return [s[0] for s in self.full]
+
+    def finish_element(self) -> None:
+        """What else the last loop does."""
 
     def _kept_where(self, node: Scalar) -> tuple[Scalar, ir.Value, Dtype, Index]:
         """(node, buffer, dtype there, position): in the result that it is, or in a row of scratch."""
@@ -345,7 +364,7 @@ class _RowEmitter:
 
     def _shared(self) -> list[Scalar]:
         """Expensive per-element values that more than one stage needs, largest expressions only."""
-        groups = [[n.args[0] for n in stage] for stage in self.stages] + [[s[0] for s in self.full]]
+        groups = [[n.args[0] for n in stage] for stage in self.stages] + [self.last()]
         bound = frozenset(self.form.inner)
         uses: dict[int, tuple[Scalar, int]] = {}
         for group in groups:
@@ -384,6 +403,7 @@ class _RowEmitter:
             for root, position, buffer in self.full:
                 if id(root) not in self.computed or self.scratch[id(root)][1] is not buffer:
                     e.k.store(e.value(root), buffer, e.index(position))
+            self.finish_element()
 
         if n == len(inner) - 1:
             e.parallel(inner[n], extent, body)
@@ -443,7 +463,7 @@ def _within(roots: Sequence[Scalar], stops: set[int]) -> list[Scalar]:
 class _ColumnEmitter:
     """A block of columns: serial loops over the reduced axes around a loop over the block, accumulators in scratch."""
 
-    def __init__(self, form: _Form, e: Emitter, staged: Sequence[Scalar]):
+    def __init__(self, form: Form, e: Emitter, staged: Sequence[Scalar]):
         self.form, self.e, self.stages = form, e, _levels(staged)
         *self.rows, self.lane = form.outer
         rows = prod([v.extent for v in self.rows])

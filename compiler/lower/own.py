@@ -6,7 +6,6 @@ An operand is read through `value`, which computes elementwise producers on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -54,15 +53,6 @@ class OwnEmitter(VectorEmitter):
 
     def write(self, value: Reg, buffer: ir.Value, *terms: Any) -> None:
         self.k.store(value, buffer, self.at(*terms))
-
-    @contextmanager
-    def when(self, test: Reg) -> Any:
-        """Emit into the block that runs where `test` holds."""
-        k = self.k
-        operation = ir.Operation.create("scf.if", operands=[test.value], regions=2, loc=k.loc, ip=k.ip)
-        with self.block(operation.regions[0].blocks.append()):
-            yield
-            k.op("scf.yield", [])
 
 
 class OwnKernel:

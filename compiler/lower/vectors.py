@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
 
 from mlxir.compiler.lower.builder import _STORAGE, _TYPES, INDEX, Reg
 from mlxir.compiler.lower.emit import Emitter
@@ -51,6 +53,15 @@ class VectorEmitter(Emitter):
     def plus_from(self, a: ir.Value, n: int, at: ir.Value, limit: int) -> ir.Value:
         """`a + n` where `at >= limit`, else `a`."""
         return self.k.op("arith.select", [self._test(_AT_LEAST, at, limit), self.plus(a, n), a], INDEX)
+
+    @contextmanager
+    def when(self, test: Reg) -> Any:
+        """Emit into the block that runs where `test` holds."""
+        k = self.k
+        operation = ir.Operation.create("scf.if", operands=[test.value], regions=2, loc=k.loc, ip=k.ip)
+        with self.block(operation.regions[0].blocks.append()):
+            yield
+            k.op("scf.yield", [])
 
     def when_equal(self, a: ir.Value, n: int, body: Callable[[], None]) -> None:
         test = self._test(_EQUAL, a, n)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
+from mlxir.compiler.passes.mixed import join_columns
 from mlxir.compiler.passes.ordering import Waits, without_depends
 from mlxir.dialects.mlir import Function, Module, Op, Tensor
 from mlxir.dialects.mx import Aval
@@ -83,11 +84,11 @@ class Fused(NamedTuple):
     outputs: list[int]
 
 
-def fuse(module: Module) -> Fused:
-    """Fuse `main`."""
+def fuse(module: Module, mixed: bool = False) -> Fused:
+    """Fuse `main`; `mixed`: for a target with kernels that reduce rows and columns."""
     main = module.find("main")
     ops, results, waits = without_depends(*main.read())
-    return _outline(main, ops, results, _Fusion(ops, results, waits).groups)
+    return _outline(main, ops, results, Fusion(ops, results, waits, mixed).groups)
 
 
 def _sizes(a: Group, b: Group) -> tuple[int, ...]:
@@ -99,8 +100,10 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-class _Fusion:
-    def __init__(self, ops: list[Op], results: list[Tensor], waits: Waits):
+class Fusion:
+    """The kernels of a function while they are formed."""
+
+    def __init__(self, ops: list[Op], results: list[Tensor], waits: Waits, mixed: bool):
         self.ops, self.waits = ops, waits
         self.users: dict[int, list[int]] = {}
         self.producer = {id(t): n for n, op in enumerate(ops) for t in op.results}
@@ -115,6 +118,8 @@ class _Fusion:
         for n in reversed(range(len(ops))):
             self._place(n)
         self._merge_siblings()
+        if mixed:
+            join_columns(self)
         self.groups = _ordered([g for g in self.groups if g.merged_into is None])
 
     # -- placing one operation ----------------------------------------------------------------------------------------
@@ -169,7 +174,7 @@ class _Fusion:
             if host is None:
                 kept.append(g)
             else:
-                self._merge(host, g)
+                self.merge(host, g)
         return kept
 
     def _mergeable(self, a: Group, b: Group) -> bool:
@@ -181,11 +186,11 @@ class _Fusion:
             or (a.axes != b.axes and None not in (a.axes, b.axes))
         ):
             return False
-        if len(a.outputs) + len(b.outputs) + len(self._inputs(a) | self._inputs(b)) > MOST_BUFFERS:
+        if len(a.outputs) + len(b.outputs) + len(self.inputs_of(a) | self.inputs_of(b)) > MOST_BUFFERS:
             return False
         return not a.depends_on(b) and not b.depends_on(a)
 
-    def _merge(self, a: Group, b: Group) -> None:
+    def merge(self, a: Group, b: Group) -> None:
         """`a` does what `b` did, too."""
         a.axes = b.axes if a.axes is None else a.axes
         a.members |= b.members
@@ -399,7 +404,7 @@ class _Fusion:
         if len(g.members) < MOST_BUFFERS // 2:
             return True
         mine = {id(t) for t in self.ops[n].results}
-        read = (self._inputs(g) - mine) | {id(t) for t in self.ops[n].operands}
+        read = (self.inputs_of(g) - mine) | {id(t) for t in self.ops[n].operands}
         return len(read) + len(g.outputs) < MOST_BUFFERS
 
     def _accepts(self, g: Group, n: int, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> bool:
@@ -428,13 +433,13 @@ class _Fusion:
         for group in by_space.values():
             for i, a in enumerate(group):
                 for b in group[i + 1 :]:
-                    shared = self._inputs(a) & self._inputs(b)
+                    shared = self.inputs_of(a) & self.inputs_of(b)
                     if a.merged_into or b.merged_into or not any(self.sizes[t] > 1 for t in shared):
                         continue
                     if self._mergeable(a, b):
-                        self._merge(a, b)
+                        self.merge(a, b)
 
-    def _inputs(self, g: Group) -> set[int]:
+    def inputs_of(self, g: Group) -> set[int]:
         """What it reads and does not make. Members are only ever added, so their number says whether the last answer
         holds.
         """

@@ -1,8 +1,9 @@
 """Splits a reduction of many elements to few results in two, so that it runs in parallel and its error stays that of
-pairwise summation.
+pairwise summation; and so a matrix product of great depth with few results.
 
     sum(x: 1000000xf32) {axes=[0]}       ->   sum(sum(reshape(x): 50x20000xf32) {axes=[1]}) {axes=[0]}
     sum(x: 32x28x28x16xf32) {axes=[0,1,2]} ->   sum(sum(x) {axes=[1,2]}) {axes=[0]}
+    matmul(a: 8x65536xf32, b: 65536x8xf32) ->   sum(matmul(a in 16 pieces, b in 16 pieces): 16x8x8xf32) {axes=[0]}
 
 The number of pieces depends on the shape alone, so results do not depend on the machine's threads.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 from math import prod
 
-from mlxir.dialects.mlir import Module, Op
+from mlxir.dialects.mlir import Function, Module, Op, Tensor
+from mlxir.dialects.mx.contract import matmul
 from mlxir.dialects.symbolic import SymInt
 
 FEW_RESULTS = 256  # as many rows keep all threads busy
@@ -20,12 +22,16 @@ LARGE = (
     1 << 20
 )  # elements of a reduction over leading axes that is split although it has many results: rows are read whole
 MOST_PIECES = 64
+DEEP, FEW_PRODUCTS = 1 << 13, 1 << 14  # of a matrix product: steps along K, and results
 
 
 def split_reductions(module: Module) -> None:
     main = module.find("main")
     ops, _ = main.read()
     for op in ops:
+        if op.record is matmul:
+            _split_depth(main, op)
+            continue
         pieces = 0 if _by_first_axis(op) else _pieces(op)
         if not pieces and not _by_first_axis(op):
             continue
@@ -34,9 +40,11 @@ def split_reductions(module: Module) -> None:
         first, last = axes[0], axes[-1]
         rest = axes[1:]
         if pieces:
-            merged = prod(x.shape[first : last + 1])
-            x = m.reshape(x, shape=(*x.shape[:first], pieces, merged // pieces, *x.shape[last + 1 :]))
-            rest = (first + 1,)
+            merged, lead = prod(x.shape[first : last + 1]), prod(x.shape[first:last])
+            # Where it can be, the last axis stays whole: what depends on the row alone is computed once per row then.
+            inside = (lead // pieces, x.shape[last]) if lead % pieces == 0 else (merged // pieces,)
+            x = m.reshape(x, shape=(*x.shape[:first], pieces, *inside, *x.shape[last + 1 :]))
+            rest = tuple(range(first + 1, first + 1 + len(inside)))
         (inner,) = m.emit(op.record, [x], {"axes": rest})
         (outer,) = m.emit(op.record, [inner], {"axes": (first,)})
         op.operation.results[0].replace_all_uses_with(outer.value)
@@ -72,4 +80,28 @@ def _pieces(op: Op) -> int:
         return next((n for n in (16, 8, 12, 10, 4) if count % n == 0 and count >= 8 * n), 0)
     if results > FEW_RESULTS or count < MANY_ELEMENTS:
         return 0
-    return next((n for n in range(MOST_PIECES, 3, -1) if count % n == 0), 0)
+    lead = count // x.shape[axes[-1]]
+    fitting = [n for n in range(MOST_PIECES, 3, -1) if count % n == 0]
+    return next((n for n in fitting if lead % n == 0), fitting[0] if fitting else 0)
+
+
+def _split_depth(main: Function, op: Op) -> None:
+    """Products of pieces of K as one batch, whose results are added up. Those of 2-byte floats would be rounded."""
+    (a, b), (result,) = op.operands, op.results
+    if len(a.shape) != 2 or len(b.shape) != 2 or any(type(n) is SymInt for n in (*a.shape, *b.shape)):
+        return
+    ta, tb = op.attrs["ta"], op.attrs["tb"]
+    depth = a.shape[0 if ta else 1]
+    pieces = next((n for n in range(16, 3, -1) if depth % n == 0), 0)
+    if depth < DEEP or not pieces or not 0 < result.aval.size <= FEW_PRODUCTS or result.dtype.size < 4:
+        return
+    m = main.builder_before(op.operation)
+
+    def batch(x: Tensor, axis: int) -> Tensor:
+        """K, which is `axis`, in pieces that come first."""
+        shape = (*x.shape[:axis], pieces, depth // pieces, *x.shape[axis + 1 :])
+        return m.moved(m.reshape(x, shape=shape), axis, 0)
+
+    parts = m.matmul(batch(a, 0 if ta else 1), batch(b, 1 if tb else 0), ta=ta, tb=tb)
+    op.operation.results[0].replace_all_uses_with(m.sum(parts, axes=(0,)).value)
+    op.operation.erase()

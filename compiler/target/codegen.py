@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
-LEVEL = 2  # of optimisation, in LLVM's count: 3 differs from it in nothing that these loops need
+LEVEL = 1  # of optimisation, in LLVM's count: 2 and 3 make none of our kernels faster
 _machines: list[Any] = []  # target machines that nobody uses now; making one takes 2 ms
 
 

@@ -44,6 +44,7 @@ from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
 from mlxir.compiler.target.metal_body import Body, Memory, bytes_of
 from mlxir.compiler.target.metal_expr import Expr
+from mlxir.compiler.target.metal_matrix import INCLUDE, SUBGROUP, subgroups_of
 from mlxir.compiler.target.metal_memory import (
     GroupMemory,
     constant_of,
@@ -82,7 +83,7 @@ class Mapping(NamedTuple):
     """How a kernel's top-level iterations become threads.
 
     "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup
-    each, whose threads share the iterations of the loops inside.
+    each, whose threads share the iterations of the loops inside; so many SIMD-groups as multiply matrices, if any do.
     """
 
     form: str
@@ -116,6 +117,9 @@ def map_to_device(step: Step, block: ir.Block) -> Mapping:
     widest = max((upper_bound(p.operands[1]) for p in inner), default=0)
     if step.extent > x.RANGE["uint"][1] or widest > x.RANGE["uint"][1] - MOST_THREADS:
         raise CompileError(f"[metal] {step.name}: more than 2^32 iterations of one loop")
+    for operation in walk(block):
+        if operation.name == SUBGROUP:  # SIMD-groups work together on matrices
+            return Mapping("group", (step.extent, 1, 1), (subgroups_of(operation) * SIMD, 1, 1))
     per_thread = Mapping("thread", (step.extent, 1, 1), (min(256, _whole(step.extent)), 1, 1))
     if not widest or (widest <= FEW and step.extent >= MANY) or _mostly_serial(block, inner):
         return per_thread
@@ -199,7 +203,9 @@ class _Shaders:
         self.kernels: list[str] = []
 
     def text(self) -> str:
-        return "\n\n".join([HEAD, *self.helpers.values(), *self.kernels]) + "\n"
+        matrices = any("simdgroup_load(" in kernel for kernel in self.kernels)
+        head = HEAD.replace("\n", f"\n{INCLUDE}\n", 1) if matrices else HEAD
+        return "\n\n".join([head, *self.helpers.values(), *self.kernels]) + "\n"
 
     def need(self, name: str) -> None:
         """Add a helper function, after those that it calls."""
@@ -307,8 +313,7 @@ def _positions(mapping: Mapping, body: Body) -> list[str]:
     if mapping.form == "grid":
         return ["uint2 position [[thread_position_in_grid]]) {"]
     positions = ["uint group [[threadgroup_position_in_grid]]", "uint lid [[thread_index_in_threadgroup]]"]
-    if body.partials:
-        positions += ["uint lane [[thread_index_in_simdgroup]]", "uint simdgroup [[simdgroup_index_in_threadgroup]]"]
+    positions += [f"uint {name} [[{attribute}]]" for name, attribute in body.builtins.items()]
     return [f"{p}," for p in positions[:-1]] + [positions[-1] + ") {"]
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from mlxir.compiler.target import metal_expr as x
 from mlxir.compiler.target.metal_expr import Expr
+from mlxir.compiler.target.metal_matrix import MATRIX_RULES, carried_fragment, is_fragment
 from mlxir.compiler.target.metal_memory import Barrier, GroupMemory, Lane, constant_of, position_of, upper_bound, walk
 from mlxir.compiler.target.metal_ops import Operations, Ramp, bits_of, float_type, is_bool
 from mlxir.compiler.target.metal_reduce import SIMD, Combine, combine_of, is_helper, simd_function, threadgroup_function
@@ -54,6 +55,7 @@ class Body:
         self.env: dict[ir.Value, Any] = {}
         self.memory: dict[ir.Value, Memory] = {}
         self.partials: dict[str, str] = {}  # type -> name of the threadgroup array that a reduction of that type uses
+        self.builtins: dict[str, str] = {}  # parameters that the kernel needs besides its position: name -> attribute
         self._threadgroup_bytes = 0
         self._waiting: dict[ir.Value, None] = {}  # values in `env` that read memory and have not been printed yet
         self._names: dict[str, int] = {}
@@ -309,7 +311,10 @@ class Body:
         yielded = _last(block).operands
         names = []
         for result, argument, start, value in zip(results, list(block.arguments)[1:], starts, yielded, strict=True):
-            variable = self._variable_for(result, start, value, "carried")
+            if is_fragment(result.type):
+                variable = carried_fragment(self, operation.operands[3 + len(names)])
+            else:
+                variable = self._variable_for(result, start, value, "carried")
             self.env[argument] = self.env[result] = variable
             names.append(variable.text)
         with self.variable("kmnpq") as name:
@@ -402,6 +407,7 @@ class Body:
             function = threadgroup_function(combine.name, kind)
             partial = self.partials.setdefault(kind, "partial" if kind == "float" else f"partial_{kind}")
             more = [Expr(t, "") for t in (partial, str(simdgroups), "lane", "simdgroup")]
+            self.builtins |= {"lane": "thread_index_in_simdgroup", "simdgroup": "simdgroup_index_in_threadgroup"}
         if is_helper(function):
             self.need(function)
         whole = x.call(function, variable, *more, type_=kind)
@@ -497,5 +503,5 @@ def _last(block: ir.Block) -> ir.Operation:
 
 _RULES: dict[str, Callable[[Body, ir.Operation], None]] = {
     "memref.alloca": Body.alloca, "memref.load": Body.load, "memref.store": Body.store, "scf.if": Body.branch,
-    "scf.for": Body.serial, "scf.parallel": Body.parallel,
+    "scf.for": Body.serial, "scf.parallel": Body.parallel, **MATRIX_RULES,
 }  # fmt: skip

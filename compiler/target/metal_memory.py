@@ -8,7 +8,7 @@ j only, it can live in the thread's registers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from math import gcd
+from math import gcd, inf
 from typing import NamedTuple
 
 from mlxir.dialects.mlir import ir
@@ -24,11 +24,24 @@ class Lane(NamedTuple):
 
 
 class Access(NamedTuple):
-    """One load or store of `memory`; `lane` is None if its position may belong to several iterations."""
+    """One load or store of `memory`; `lane` is None if its position may belong to several iterations.
+
+    Positions lie in low .. high. A fragment is one that a SIMD-group stores or loads.
+    """
 
     memory: ir.Value
     writes: bool
     lane: Lane | None
+    low: float
+    high: float
+    fragment: bool
+
+    def clashes(self, other: Access) -> bool:
+        """Whether a barrier has to stand between the two. Fragments that are stored lie apart."""
+        if self.memory != other.memory or not (self.writes or other.writes):
+            return False
+        apart = self.fragment and other.fragment and self.writes and other.writes
+        return not apart and self.low <= other.high and other.low <= self.high
 
 
 class Barrier(NamedTuple):
@@ -119,6 +132,9 @@ def position_of(value: ir.Value, iv: ir.Value, group: ir.Value | None = None) ->
     return Lane(0, 1, 0)
 
 
+_ACCESSES = ("memref.load", "memref.store", "gpu.subgroup_mma_load_matrix", "gpu.subgroup_mma_store_matrix")
+
+
 class GroupMemory:
     """The memory of a kernel whose top-level iterations are threadgroups; `block` is the body of its top-level loop."""
 
@@ -145,7 +161,7 @@ class GroupMemory:
             operation = view.operation
             if operation.name == "scf.parallel":
                 self.accesses[operation] = self._of_loop(operation)
-            elif operation.name in ("memref.load", "memref.store"):
+            elif operation.name in _ACCESSES:
                 self.accesses[operation] = [_access(operation, None)]
             for region in operation.regions if operation.name != "scf.parallel" else ():
                 for inner in region.blocks:
@@ -180,14 +196,17 @@ class GroupMemory:
             if operation in self.barriers:
                 pending = self._after(self.barriers[operation], pending)
             accesses = [a for a in self.accesses.get(operation, ()) if a.memory in self.shared]
-            clashes = [a.memory for a in accesses for b in pending if a.memory == b.memory and (a.writes or b.writes)]
+            if operation.name == "scf.for":  # before the loop rather than in each iteration
+                accesses = [a for b in operation.regions[0].blocks for a in self._inside(b)]
+            clashes = [a.memory for a in accesses for b in pending if a.clashes(b)]
             if clashes:
                 old = self.barriers.get(operation, Barrier(False, False))
                 on_device = any(not is_scratch(m) for m in clashes)
                 on_chip = any(is_scratch(m) for m in clashes)
                 self.barriers[operation] = Barrier(old.device or on_device, old.threadgroup or on_chip)
                 return None
-            pending = [*pending, *accesses]
+            if operation.name != "scf.for":
+                pending = [*pending, *accesses]
             if operation.name == "scf.parallel":
                 if operation.results and self.threads > 32:
                     pending = self._after(Barrier(False, True), pending)  # inside the reduction
@@ -197,6 +216,11 @@ class GroupMemory:
                     return None
                 pending = nested
         return pending
+
+    def _inside(self, block: ir.Block) -> Iterator[Access]:
+        """All accesses to shared memory in a block."""
+        for operation in walk(block):
+            yield from (a for a in self.accesses.get(operation, ()) if a.memory in self.shared)
 
     def _place_regions(self, operation: ir.Operation, pending: list[Access]) -> list[Access] | None:
         blocks = [b for region in operation.regions for b in region.blocks]
@@ -223,5 +247,34 @@ def _distinct(accesses: Iterable[Access]) -> list[Access]:
 
 def _access(operation: ir.Operation, lane: Lane | None) -> Access:
     """Of a load `[memory, index]` or a store `[value, memory, index]`."""
-    writes = operation.name == "memref.store"
-    return Access(operation.operands[1 if writes else 0], writes, lane)
+    writes = operation.name.rpartition(".")[2] in ("store", "subgroup_mma_store_matrix")
+    low, high = range_of(operation.operands[len(operation.operands) - 1])
+    fragment = "leadDimension" in operation.attributes
+    if fragment:
+        high += 7 * (int(ir.IntegerAttr(operation.attributes["leadDimension"]).value) + 1)
+    return Access(operation.operands[1 if writes else 0], writes, lane, low, high, fragment)
+
+
+def range_of(value: ir.Value) -> tuple[float, float]:
+    """Bounds of a position, from those of the loops around it."""
+    owner = value.owner
+    if isinstance(owner, ir.Block):
+        loop = owner.owner
+        own = loop.name in ("scf.for", "scf.parallel") and value == owner.arguments[0]
+        return (0, upper_bound(loop.operands[1]) - 1) if own else (-inf, inf)
+    operation = owner.operation
+    constant = constant_of(value)
+    if constant is not None:
+        return constant, constant
+    if operation.name == "gpu.subgroup_id":
+        return 0, int(ir.IntegerAttr(operation.attributes["upper_bound"]).value) - 1
+    if operation.name not in ("arith.addi", "arith.muli", "arith.divsi", "arith.remsi"):
+        return -inf, inf
+    (a, b), (c, d) = (range_of(v) for v in operation.operands)
+    if operation.name == "arith.addi":
+        return a + c, b + d
+    if c != d or c <= 0 or a < 0 or b == inf:
+        return -inf, inf
+    if operation.name == "arith.muli":
+        return a * c, b * c
+    return (a // c, b // c) if operation.name == "arith.divsi" else (0, min(b, c - 1))

@@ -15,6 +15,7 @@ float16 and bfloat16 are computed in float32 and rounded once, at the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32
@@ -193,12 +194,20 @@ class _Batched(Composite):
         return [m.reshaped(o, (size, batch, *o.shape[1:])) for o in outs], [True]
 
 
+def _products_flops(count: int, rows: Aval, operands: Sequence[Aval], attrs: dict) -> int:
+    """Of `count` products between the scores of `rows` and q or its like; a causal one needs half of the square."""
+    return count * 2 * rows.size * operands[1].shape[2] * operands[0].shape[-1] // (2 if attrs["causal"] else 1)
+
+
 class Attention(_Batched):
     """The weighted values, and per row (B, H, T) the largest score and the sum of exp(score - largest)."""
 
     operands = ("q", "k", "v", "mask", "sinks")
     outputs = ("out", "top", "total")
     spread = (3, 4)
+
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        return _products_flops(2, results[1], operands, attrs)
 
     def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
         q, k, v, mask, sinks = primals
@@ -270,6 +279,9 @@ class AttentionGrad(_Batched):
     operands = ("q", "k", "v", "mask", "top", "total", "delta", "ct")
     outputs = ("dq", "dk", "dv")
     spread = (3,)
+
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        return _products_flops(5, operands[4], operands, attrs)
 
 
 _ATTRS = ("scale", "causal", "fill", "swapped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class Matmul(Primitive):
         a = np.swapaxes(arrays[0], -1, -2) if attrs["ta"] else arrays[0]
         b = np.swapaxes(arrays[1], -1, -2) if attrs["tb"] else arrays[1]
         return (np.matmul(a, b),)
+
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        return 2 * results[0].size * operands[0].shape[-2 if attrs["ta"] else -1]
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         (a, b), (ta, tb) = primals, tangents

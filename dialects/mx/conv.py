@@ -6,6 +6,7 @@ and transposed operands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -101,6 +102,9 @@ class Conv(Primitive):
                 patch = np.moveaxis(x[(slice(None), *at)], -2, 0).reshape(groups, count, -1)
                 out[(slice(None), *o)] = np.moveaxis(patch @ kernel, 0, 1)
         return (out.reshape(count, *places, groups * outs),)
+
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        return 2 * results[0].size * prod(operands[1].shape[1:])
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         (x, w), (tx, tw) = primals, tangents

@@ -135,6 +135,9 @@ class Structural(Primitive):
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         return (self._reference(arrays[0], **attrs),)
 
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        return 0
+
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         return m.emit(self, [tangents[0]], attrs) if tangents[0] is not None else [None]
 
@@ -184,6 +187,9 @@ class Reduction(Primitive):
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         return (self._reference(arrays[0], tuple(attrs["axes"])),)
+
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        return operands[0].size
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         if tangents[0] is None or self.forward is None:

@@ -13,8 +13,8 @@ Lowering comes in one of five forms, named by `Primitive.lowering`:
 
     element   the value at one index, from the operands' values at indices   (fuses with everything)
     reduce    a combine over some axes                                       (fuses as the loop of a kernel)
-    kernel    loops of its own, written in compiler/lower (matmul, scan, scatter)
-    library   a step that the host runs through the reference implementation (sort, LAPACK, ...)
+    kernel    loops of its own, written in compiler/lower (matmul, scan, sort, scatter)
+    library   a step that the host runs through the reference implementation (FFT, LAPACK, ...)
     alias     no code: the result is the operand, in its place (depends)
 
 A composite has none: a pass replaces it by its decomposition.
@@ -107,6 +107,10 @@ class Primitive:
         result.
         """
         raise RuleNotImplementedError(f"[{self.name}::vmap] Not implemented for {self.name}")
+
+    def flops(self, operands: Sequence[Aval], results: Sequence[Aval], **attrs: Any) -> int:
+        """The arithmetic of one evaluation as profiles count it: an operation per element, whatever it is."""
+        return sum(r.size for r in results)
 
     # -- the coverage table ---------------------------------------------------------------------------------------
     def coverage(self) -> dict[str, str]:

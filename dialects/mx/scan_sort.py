@@ -172,6 +172,11 @@ logcumsumexp = Scan("logcumsumexp", lambda k, a, b: k.logaddexp(a, b), lambda d:
                     _lse_backward, _lse_forward, costly=True)  # fmt: skip
 
 
+def _comparable(x: np.ndarray) -> np.ndarray:
+    """NumPy knows how to order NaN in its own dtypes only: bfloat16 as float32."""
+    return x.astype(np.float32) if x.dtype.kind == "V" else x
+
+
 class Sort(Primitive):
     """Stable ascending sort along `axis`, NaN last. The derivative moves (co)tangents by the sorting permutation."""
 
@@ -185,7 +190,7 @@ class Sort(Primitive):
         return (avals[0],)
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
-        return (np.sort(arrays[0], attrs["axis"], kind="stable"),)
+        return (np.sort(_comparable(arrays[0]), attrs["axis"], kind="stable"),)
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         if tangents[0] is None:
@@ -213,7 +218,7 @@ class ArgSort(Sort):
         return (Aval(super().infer(*avals, **attrs)[0].shape, uint32),)
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
-        return (np.argsort(arrays[0], attrs["axis"], kind="stable"),)
+        return (np.argsort(_comparable(arrays[0]), attrs["axis"], kind="stable"),)
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         return [None]

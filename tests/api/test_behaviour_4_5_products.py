@@ -254,7 +254,10 @@ def test_rules_that_mlx_lacks(name):
 @pytest.mark.parametrize("inclusive", [False, True])
 @pytest.mark.parametrize("name", ["cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"])
 def test_gradients_of_scans(name, inclusive, reverse):
-    """As in MLX, with ties and zeros; and in memory proportional to the operand: a table of pairs of 20000 elements would be 1.6 GB."""
+    """As in MLX, with ties and zeros, and in memory proportional to the operand.
+
+    For 20000 elements a table of all pairs would be 1.6 GB.
+    """
     data = np.array([[0.5, -1.25, 0, 0.75, 2.0], [1, 0.0, 0.0, 0.3, 1]], np.float32)
     seeds = np.arange(10, dtype=np.float32).reshape(2, 5) + 1
     for axis in (0, 1):

@@ -72,10 +72,19 @@ RETRACED = {  # for each of them, how many traces the three calls take
 }  # fmt: skip
 
 
-def check(fun, shapes):
-    """Calls on random data of all shapes, compared with eager MLX; the number of times Python ran."""
+def compilations():
+    info = mx.compile_cache_info()
+    return info.compilations + info.disk_hits
+
+
+def check(fun, shapes, compiled=None):
+    """Calls on random data of all shapes, compared with eager MLX; the number of times Python ran.
+
+    `compiled` is how often machine code may be made.
+    """
     f = Counter(lambda *args: fun(mx, *args))
     g = mx.compile(f, shapeless=True)
+    before = compilations()
     rng = np.random.default_rng(0)
     for call in [*shapes, *shapes]:
         data = [rng.standard_normal(s).astype(np.float32) for s in call]
@@ -85,12 +94,62 @@ def check(fun, shapes):
             assert x.shape == y.shape and all(type(n) is int for n in x.shape)
             np.testing.assert_allclose(np.array(x), np.array(y), rtol=1e-4, atol=1e-5)
     assert g.cache_info().misses == f.runs and g.cache_info().hits == 2 * len(shapes) - f.runs
+    if compiled is not None:
+        assert compilations() - before == compiled
     return f.runs
 
 
+# Where one piece of machine code does not serve all three calls: how many are made.
+SPECIALISED = {
+    "reshape by a size": 2,  # of which one has an axis of length 1
+    "sort": 3,  # a network for each length
+}
+
+
 @pytest.mark.parametrize("name", ONCE)
-def test_one_trace_serves_all_sizes(name):
-    assert check(*ONCE[name]) == 1
+def test_one_trace_and_one_compilation_serve_all_sizes(name):
+    assert check(*ONCE[name], SPECIALISED.get(name, 1)) == 1
+
+
+LARGE = {
+    "matmul, rows": (lambda m, x, y: x @ y, [[(n, 96), (96, 80)] for n in (64, 65, 100, 257, 1000)], 1),
+    "matmul, columns": (lambda m, x, y: x @ y, [[(96, 70), (70, n)] for n in (64, 65, 100, 257)], 1),
+    "matmul, depth": (lambda m, x, y: x @ y, [[(70, n), (n, 80)] for n in (64, 65, 100, 512)], 1),
+    "matmul, all, and what follows": (
+        lambda m, x, y: m.tanh(x @ y + y[0]), [[(n, n + 3), (n + 3, n + 5)] for n in (64, 77, 101, 130)], 1),
+    "matmul, transposed": (lambda m, x, y: x.T @ y.T, [[(n, n + 9), (n + 1, n)] for n in (64, 81, 99)], 1),
+    "matmul, batches": (
+        lambda m, x, y: x @ y, [[(b, n, 72), (b, 72, n + 5)] for b, n in ((2, 64), (3, 97), (5, 66))], 1),
+    "matmul, three classes": (lambda m, x, y: x @ y, [[(n, 96), (96, 80)] for n in (3, 20, 70, 7, 33, 300)], 3),
+    "softmax": (lambda m, x: m.softmax(x, axis=-1), [[(n, 3 * n)] for n in (50, 3, 700, 300)], 1),
+    "layer norm and its gradient": (
+        lambda m, x: m.grad(lambda v: m.sum(m.fast.layer_norm(v, None, None, 1e-5) ** 3))(x),
+        [[(n, 2 * n)] for n in (30, 3, 300)], 1),
+    "columns": (lambda m, x: m.sum(x * x, axis=0), [[(n, k)] for n, k in ((50, 70), (3, 700), (301, 2), (2, 2))], 1),
+    "all": (lambda m, x: m.mean(m.abs(x)), [[(n, n)] for n in (5, 100, 7)], 1),
+    "a network": (
+        lambda m, x, w: m.softmax(m.maximum(x @ w, 0) @ w.T, axis=-1),
+        [[(n, 100), (100, 64)] for n in (64, 91, 300)], 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_machine_code_for_large_sizes(name):
+    assert check(*LARGE[name]) == 1
+
+
+def test_a_kernel_that_cannot_be_generic_is_compiled_for_each_size():
+    shapes = [[(2, n, 4), (3, 2, 4)] for n in (5, 8, 9)]
+    assert check(lambda m, x, w: m.conv1d(x, w), shapes, 3) == 1
+
+
+def test_new_sizes_after_the_first_compile_nothing():
+    g = mx.compile(lambda x, y: mx.exp(x - mx.max(x, axis=1, keepdims=True)) @ y, shapeless=True)
+    g(mx.ones((80, 90)), mx.ones((90, 70)))
+    before = compilations()
+    for n in range(81, 99):
+        assert value(g(mx.ones((n, n)), mx.ones((n, n + 1))))[0][0] == n
+    assert compilations() == before
 
 
 @pytest.mark.parametrize("name", RETRACED)

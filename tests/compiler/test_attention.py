@@ -37,8 +37,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fused]]:
     found: list[Fused] = []
     fuse = pipeline.fuse
 
-    def spy(module: Module) -> Fused:
-        found.append(fuse(module))
+    def spy(module: Module, **options: Any) -> Fused:
+        found.append(fuse(module, **options))
         return found[-1]
 
     monkeypatch.setattr(knobs, "cache_dir", None)

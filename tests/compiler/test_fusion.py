@@ -294,3 +294,16 @@ def test_gradients_of_random_programs(seed: int) -> None:
 def test_random_programs_of_larger_arrays(seed: int) -> None:
     traced, arguments = random_programs.random_program(2000 + seed, "float32", 10, large=True)
     check(traced, arguments, 2e-3)
+
+
+@pytest.mark.parametrize("ta", [False, True])
+@pytest.mark.parametrize("tb", [False, True])
+def test_a_deep_product_with_few_results_is_split_along_its_depth(ta: bool, tb: bool) -> None:
+    """As a batch of products, read in place, and one sum; products with many results stay whole."""
+    rng = np.random.default_rng(0)
+    shapes = [(12288, 5) if ta else (5, 12288), (7, 12288) if tb else (12288, 7)]
+    traced = program(lambda m, a, b: m.matmul(a, b, ta=ta, tb=tb) + 1.0, *shapes)
+    assert kernels(traced) == [("matmul", 1), ("loops", 1)]
+    check(traced, [rng.standard_normal(s).astype(np.float32) for s in shapes], 1e-5)
+    wide = [(12288, 200) if ta else (200, 12288), (200, 12288) if tb else (12288, 200)]
+    assert kernels(program(lambda m, a, b: m.matmul(a, b, ta=ta, tb=tb) + 1.0, *wide)) == [("matmul", 1)]

@@ -299,6 +299,31 @@ def test_vmap_equals_loop_and_stack(row: laws.Row) -> None:
             assert_stacked(program, _mapped(row, dtype, operands, chosen, axes), in_axes, out_axes)
 
 
+MOST_AXES = 8  # combinations of axes per row; where there are more, each axis of each operand and result is among them
+
+
+def _axis_combinations(ranks: list[int]) -> list[tuple[int, ...]]:
+    """Choices of one axis in 0..rank for each rank: all of them if they are few, else one that cycles through each."""
+    every = list(itertools.product(*[range(rank + 1) for rank in ranks]))
+    if len(every) <= MOST_AXES:
+        return every
+    return [tuple((k + i) % (rank + 1) for i, rank in enumerate(ranks)) for k in range(max(ranks) + 1)]
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=f"{r}-{i}") for i, r in enumerate(ROWS)])
+def test_vmap_on_every_axis(row: laws.Row) -> None:
+    """All operands mapped, each on each of its axes, and the results on each of theirs."""
+    dtype = row.dtypes[0]
+    operands = laws.arrays(row, dtype)
+    program = laws.traced(row, operands).program
+    every = range(len(operands))
+    for axes in _axis_combinations([*[x.ndim for x in operands], *[a.ndim for a in program.avals]]):
+        in_axes, out_axes = list(axes[: len(operands)]), list(axes[len(operands) :])
+        mapped = _mapped(row, dtype, operands, every, dict(enumerate(in_axes)))
+        if operands:
+            assert_stacked(program, mapped, in_axes, out_axes)
+
+
 @pytest.mark.parametrize(("row", "dtype"), cases("float64"))
 def test_vmap_of_vjp_and_vjp_of_vmap(row: laws.Row, dtype: str) -> None:
     operands, program, wrt = _case(row, dtype)

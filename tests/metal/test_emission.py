@@ -282,7 +282,10 @@ for name, dtype in (*HALVES.items(), ("complex64", np.complex64)):
     )
 
 # -- several steps -----------------------------------------------------------------------------------------------------
-case("sort between kernels", lambda m, x: m.sum(m.sort(m.exp(x), axis=0) * 2.0, axes=(0,)), normal(12, 5))
+for op in ("sort", "argsort"):
+    case(f"{op} by rank", lambda m, x, o=op: getattr(m, o)(m.exp(x), axis=0), normal(70, 3))
+    case(f"{op} by digits", lambda m, x, o=op: getattr(m, o)(x, axis=1), integers("int16", 2, 1100))
+case("library step between kernels", lambda m, x: m.sum(m.inv(m.exp(x)) * 2.0, axes=(0,)), normal(5, 5))
 case("two kernels", lambda m, x: m.sum(m.matmul(m.exp(x), x, ta=False, tb=True), axes=(1,)), normal(12, 5))
 case("one output twice", lambda m, x: (lambda y: [y, y, x])(m.exp(x)), normal(3, 3))
 
@@ -489,13 +492,13 @@ def test_schedule_is_json_and_consistent(compiled: Compiled) -> None:
 
 def test_schedule_of_several_steps(compiled: Compiled) -> None:
     """A library step stands between the kernels whose values it takes and gives; intermediates lie in the arena."""
-    schedule = compiled.shaders.schedules[compiled.numbers["sort between kernels"]]
-    first, sort, last = schedule["steps"]
-    assert (sort["library"], sort["attrs"]) == ("sort", {"axis": 0})
+    schedule = compiled.shaders.schedules[compiled.numbers["library step between kernels"]]
+    first, inverse, last = schedule["steps"]
+    assert (inverse["library"], inverse["attrs"]) == ("inv", {})
     assert [b["access"] for b in first["buffers"]] == ["read", "write"]
-    assert first["buffers"][1]["kind"] == sort["operands"][0]["kind"] == "arena"
-    assert first["buffers"][1]["at"] == sort["operands"][0]["at"]
-    assert last["buffers"][0]["at"] == sort["results"][0]["at"]
+    assert first["buffers"][1]["kind"] == inverse["operands"][0]["kind"] == "arena"
+    assert first["buffers"][1]["at"] == inverse["operands"][0]["at"]
+    assert last["buffers"][0]["at"] == inverse["results"][0]["at"]
     assert (last["buffers"][-1]["kind"], last["buffers"][-1]["at"]) == ("result", 0)
     assert schedule["outputs"] == [1]
 

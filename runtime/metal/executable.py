@@ -1,0 +1,159 @@
+"""A program for the GPU: shaders with their schedule, run step by step; the counterpart of `runtime.launch.Executable`.
+
+The schedule is the dict that compiler/target/metal.py describes. A step that is no kernel runs on the host, on the same
+memory, after what was dispatched before is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import dtypes
+from ..buffers import Buffer, Pool
+from ..dtypes import Dtype
+from .commands import Binding, Commands, Triple
+from .device import Device, DeviceError, Pipeline
+from .memory import result, share, shared
+
+Spec = tuple[tuple[int, ...], Dtype]
+Library = Callable[[str, dict, list[np.ndarray], list[Spec]], list[np.ndarray]]
+
+
+class Place(NamedTuple):
+    """Where a step finds a value: byte `at` of the arena (`entry` is -1), or buffer `entry` of the table."""
+
+    entry: int
+    at: int
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+
+class Bound(NamedTuple):
+    """A buffer of a kernel."""
+
+    index: int
+    place: Place
+    reads: bool
+    writes: bool
+
+
+class Kernel(NamedTuple):
+    """A step on the device."""
+
+    name: str
+    pipeline: Pipeline
+    buffers: list[Bound]
+    grid: Triple
+    threadgroup: Triple
+    in_threadgroups: bool
+
+
+class Host(NamedTuple):
+    """A step on the host: a primitive's reference implementation."""
+
+    primitive: str
+    attrs: dict[str, Any]
+    operands: list[Place]
+    results: list[Place]
+
+
+class Executable:
+    """Shaders compiled for `device` with their schedule. `run` is safe to call from several threads.
+
+    `library` computes the steps on the host. Raises DeviceError where Metal refuses the shaders.
+    """
+
+    def __init__(self, device: Device, source: str, schedule: dict[str, Any], library: Library):
+        self._device, self._library, self.schedule = device, library, schedule
+        self.code_bytes = len(source)
+        if schedule["version"] != 1:
+            raise ValueError(f"[metal] a schedule of version {schedule['version']} is unknown here")
+        self._results = [_spec(s) for s in schedule["results"]]
+        self._outputs: list[int] = schedule["outputs"]
+        self._arena = Pool.size_class(max(schedule["arena"], 1))
+        kernels = any("kernel" in step for step in schedule["steps"])
+        self._shaders = device.shaders(source) if kernels else None
+        self._steps = [self._step(step) for step in schedule["steps"]]
+
+    # -- reading the schedule ------------------------------------------------------------------------------------------
+    def _step(self, step: dict[str, Any]) -> Kernel | Host:
+        if "library" in step:
+            operands, results = ([self._place(p) for p in step[side]] for side in ("operands", "results"))
+            return Host(step["library"], {k: _attribute(v) for k, v in step["attrs"].items()}, operands, results)
+        assert self._shaders is not None
+        pipeline = self._shaders.pipeline(step["kernel"])
+        if pipeline.simd_width != self.schedule["simd_width"]:
+            raise DeviceError(
+                f"[metal] The shaders are made for SIMD-groups of {self.schedule['simd_width']} threads, {pipeline.kernel}"
+                f" has {pipeline.simd_width} on this device."
+            )
+        buffers = [
+            Bound(b["index"], self._place(b), b["access"] != "write", b["access"] != "read") for b in step["buffers"]
+        ]
+        x, y, z = step["grid"]
+        u, v, w = step["threadgroup"]
+        return Kernel(step["kernel"], pipeline, buffers, (x, y, z), (u, v, w), step["dispatch"] == "threadgroups")
+
+    def _place(self, place: dict[str, Any]) -> Place:
+        shape, dtype = _spec(place)
+        first = {"arena": -1, "parameter": 0, "result": len(self.schedule["parameters"])}[place["kind"]]
+        entry, at = (-1, place["at"]) if first < 0 else (first + place["at"], 0)
+        return Place(entry, at, place["bytes"], shape, dtype)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+    def run(self, arguments: Sequence[Buffer]) -> list[Buffer]:
+        """The results for concrete arguments, which must have the parameters' shapes and dtypes."""
+        table = [share(b) for b in arguments] + [result(shape, dtype) for shape, dtype in self._results]
+        arena = shared.take(self._arena)
+        try:
+            with self._device.autoreleased(), Commands(self._device) as commands:
+                for step in self._steps:
+                    if isinstance(step, Kernel):
+                        bindings = [
+                            Binding(b.index, _address(b.place, arena[0], table), b.place.nbytes, b.reads, b.writes)
+                            for b in step.buffers
+                        ]
+                        commands.dispatch(step.pipeline, bindings, step.grid, step.threadgroup, step.in_threadgroups)
+                    else:
+                        commands.finish()
+                        self._on_host(step, arena[0], table)
+        finally:
+            shared.give(self._arena, arena)
+        return [table[i] for i in self._outputs]
+
+    def _on_host(self, step: Host, arena: int, table: list[Buffer]) -> None:
+        operands = [_view(p, arena, table) for p in step.operands]
+        specs = [(p.shape, p.dtype) for p in step.results]
+        for place, value in zip(step.results, self._library(step.primitive, step.attrs, operands, specs), strict=True):
+            _view(place, arena, table)[...] = value
+
+
+def _address(place: Place, arena: int, table: list[Buffer]) -> int:
+    return arena + place.at if place.entry < 0 else table[place.entry].pointer
+
+
+def _view(place: Place, arena: int, table: list[Buffer]) -> np.ndarray:
+    if place.entry >= 0:
+        return table[place.entry].numpy()
+    count = prod(place.shape)
+    raw = (ctypes.c_uint8 * max(place.nbytes, 1)).from_address(arena + place.at)
+    return np.frombuffer(raw, place.dtype.numpy, count).reshape(place.shape)
+
+
+def _spec(spec: dict[str, Any]) -> Spec:
+    return tuple(spec["shape"]), dtypes.from_name(spec["dtype"])
+
+
+def _attribute(value: Any) -> Any:
+    """An attribute as the record knows it: the inverse of what the schedule's writer does."""
+    if isinstance(value, list):
+        return tuple([_attribute(v) for v in value])
+    if isinstance(value, dict):
+        return dtypes.from_name(value["dtype"]) if "dtype" in value else complex(*value["complex"])
+    return value

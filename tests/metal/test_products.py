@@ -1,0 +1,124 @@
+"""Products by SIMD-group matrices: every form, dtype, edge and layout, executed in emulation in two thread orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from metal.emulation import Shaders, run_schedule, traced
+from metal.verifier import MetalError, MetalLibrary, unavailable_reason
+
+from mlxir.compiler.pipeline import compile_metal, transformed_program
+from mlxir.runtime.dtypes import float32
+
+pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+TOLERANCE = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+
+Case = tuple[Callable[..., Any], list[np.ndarray], list[str]]
+CASES: dict[str, Case] = {}
+_random = np.random.default_rng(3)
+
+
+def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return _random.standard_normal(shape).astype(dtype)
+
+
+def case(name: str, fn: Callable[..., Any], *arrays: np.ndarray, contains: tuple[str, ...] = ()) -> None:
+    """`contains` says what the shader's text must have."""
+    CASES[name] = fn, list(arrays), list(contains)
+
+
+def relu_of_bias(m: Any, x: Any, w: Any, b: Any) -> Any:
+    return m.maximum(m.matmul(x, w, ta=False, tb=False) + b, m.scalar(0.0, x.dtype))
+
+
+def times(ta: bool = False, tb: bool = False) -> Callable[..., Any]:
+    return lambda m, a, b: m.matmul(a, b, ta=ta, tb=tb)
+
+
+def convolution(**changes: Any) -> Callable[..., Any]:
+    attrs = {"stride": (1, 1), "low": (1, 1), "high": (1, 1), "dilation": (1, 1), "input_dilation": (1, 1)}
+    return lambda m, x, w: m.conv(x, w, **{**attrs, "groups": 1, "flip": False, **changes})
+
+
+MATRIX = ("simdgroup_multiply_accumulate", "threadgroup_barrier")
+for (name, dtype), (ta, tb) in product(DTYPES.items(), product((False, True), repeat=2)):
+    a, b = normal(*((37, 70) if ta else (70, 37)), dtype=dtype), normal(*((50, 37) if tb else (37, 50)), dtype=dtype)
+    case(f"edges {name} {ta} {tb}", times(ta, tb), a, b, contains=MATRIX)
+for name, dtype in DTYPES.items():
+    case(f"bias and relu {name}", relu_of_bias, normal(40, 33, dtype=dtype), normal(33, 65, dtype=dtype),
+         normal(65, dtype=dtype), contains=(*MATRIX, "max"))  # fmt: skip
+    case(f"dots {name}", times(tb=True), normal(3, 300, dtype=dtype), normal(9, 300, dtype=dtype),
+         contains=("simd_sum",))  # fmt: skip
+    case(f"columns {name}", times(), normal(2, 90, dtype=dtype), normal(90, 40, dtype=dtype), contains=("fma",))
+    case(f"split columns {name}", times(), normal(1, 1100, dtype=dtype), normal(1100, 20, dtype=dtype),
+         contains=("_parts",))  # fmt: skip
+    case(f"split tiles {name}", times(), normal(9, 1100, dtype=dtype), normal(1100, 10, dtype=dtype),
+         contains=(*MATRIX, "_parts"))  # fmt: skip
+    case(f"split with what follows {name}", relu_of_bias, normal(9, 1100, dtype=dtype), normal(1100, 10, dtype=dtype),
+         normal(10, dtype=dtype), contains=(*MATRIX, "_parts"))  # fmt: skip
+    case(f"conv {name}", convolution(), normal(2, 5, 6, 3, dtype=dtype), normal(9, 3, 3, 3, dtype=dtype),
+         contains=MATRIX)  # fmt: skip
+case("whole tiles", times(), normal(64, 32), normal(32, 128), contains=("simdgroup_store(sum0, out0",))
+case("small whole tiles", times(), normal(32, 16), normal(16, 32), contains=("simdgroup_store(sum0, out0",))
+case("batched", times(), normal(3, 20, 17), normal(3, 17, 33), contains=MATRIX)
+case("batch of one matrix", times(), normal(3, 20, 17), normal(17, 33), contains=MATRIX)
+case("batch of one left matrix", times(tb=True), normal(20, 17), normal(3, 33, 17), contains=MATRIX)
+case("computed operands", lambda m, a, b: m.matmul(m.exp(a), m.transpose(m.sin(b), axes=(1, 0)), ta=False, tb=False),
+     normal(20, 17), normal(33, 17), contains=(*MATRIX, "precise::exp", "precise::sin"))  # fmt: skip
+case("gathered rows", lambda m, t, i, w: m.matmul(
+    m.reshape(m.gather(t, i, axes=(0,), slice_sizes=(1, 20)), shape=(12, 20)), w, ta=False, tb=False),
+     normal(30, 20), _random.integers(0, 30, 12).astype(np.int32), normal(20, 16), contains=MATRIX)  # fmt: skip
+case("transposed result", lambda m, a, b: m.transpose(m.matmul(a, b, ta=False, tb=False) * 2.0, axes=(1, 0)),
+     normal(20, 17), normal(17, 33), contains=MATRIX)  # fmt: skip
+case("two results", lambda m, a, b: (lambda c: [c, m.tanh(c)])(m.matmul(a, b, ta=False, tb=False)),
+     normal(20, 17), normal(17, 33), contains=MATRIX)  # fmt: skip
+case("result in another type", lambda m, a, b: m.astype(m.matmul(a, b, ta=False, tb=False), dtype=float32),
+     normal(20, 17, dtype=np.float16), normal(17, 33, dtype=np.float16), contains=MATRIX)  # fmt: skip
+case("conv strided", convolution(stride=(2, 1), low=(0, 1)), normal(2, 7, 6, 3), normal(8, 3, 2, 3), contains=MATRIX)
+case("conv in groups", convolution(groups=2), normal(1, 5, 6, 4), normal(16, 3, 3, 2), contains=MATRIX)
+case("conv dilated", convolution(dilation=(2, 1), input_dilation=(1, 2)), normal(1, 6, 5, 2), normal(8, 3, 3, 2),
+     contains=MATRIX)  # fmt: skip
+case("conv flipped", convolution(flip=True), normal(1, 5, 6, 3), normal(8, 3, 3, 3), contains=MATRIX)
+
+
+class Compiled:
+    def __init__(self) -> None:
+        self.traced = {name: traced(fn, *arrays) for name, (fn, arrays, _) in CASES.items()}
+        self.numbers = {name: n for n, name in enumerate(CASES)}
+        self.shaders = Shaders.compile([program for program, _ in self.traced.values()])
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    return Compiled()
+
+
+def test_no_compiler_warnings(compiled: Compiled) -> None:
+    assert {library.warnings for library in compiled.shaders.libraries if library is not None} == {""}
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("name", CASES)
+def test_product(compiled: Compiled, name: str, order: int) -> None:
+    program, arguments = compiled.traced[name]
+    found, reports = compiled.shaders.run(compiled.numbers[name], arguments, order)
+    for report in reports:
+        assert report.clean, (report.errors, report.warnings, report.divergences)
+    for a, b in zip(found, transformed_program(program).run_reference(arguments), strict=True):
+        scale = max(float(np.abs(b.astype(np.float64)).max()), 1.0)
+        tolerance = max(TOLERANCE[x.dtype.name] for x in arguments if x.dtype.name in TOLERANCE)
+        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_form(name: str) -> None:
+    """The product is computed in the form that its case is about."""
+    fn, arrays, contains = CASES[name]
+    text, _ = compile_metal(traced(fn, *arrays)[0])
+    assert [part for part in contains if part not in text] == []
