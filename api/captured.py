@@ -66,7 +66,8 @@ class Placeholders:
         shape = value.shape
         if self.scope is not None and self.shapeless and symbolic:
             self.sources += [(len(self.made), axis) for axis in range(len(shape))]
-            shape = tuple([self.scope.size(n) for n in shape])
+            sizes: list[Any] = [self.scope.size(n) for n in shape]
+            shape = tuple(sizes)
         self.made.append(placeholder(shape, value.dtype, self.trace))
         return self.made[-1]
 

@@ -4,6 +4,7 @@
     mlxir run script.py [args]                                                     an MLX program, unchanged, on mlxir
     mlxir bench [--suite ...] [--peers ...] [--md FILE]                            mlxir and its peers, side by side
     mlxir bench --profile FILE.py:FUNCTION --arg SPEC                              the kernels of a compiled function
+    mlxir check-metal FILE.metal ...                                               what clang says of Metal shaders
     mlxir coverage                                                                 the table of all primitives
     mlxir cache [info|clear]                                                       the disk cache
 
@@ -34,7 +35,7 @@ from mlxir.runtime.errors import CompileError, RuleNotImplementedError
 from mlxir.runtime.knobs import knobs
 
 from . import bench, wheel
-from .dump import TARGETS, Spec, compile_stages, select, trace, write_stages
+from .dump import TARGETS, Spec, compile_stages, select, trace_captured, write_stages
 
 _STAGES = list(dict.fromkeys(stage for stages in TARGETS.values() for stage in stages))
 _NAMES = {"true": True, "false": False, "null": None, "inf": math.inf, "nan": math.nan}
@@ -174,14 +175,14 @@ def _dump(options: argparse.Namespace) -> None:
         raise UsageError(str(error)) from None
     path, name, function, arguments = load_function(options.function, options.arg)
     try:
-        program = trace(function, tuple(arguments), {})
+        program, captured = trace_captured(function, tuple(arguments), {})
     except Exception as error:
         raise UsageError(_told(error, path)) from None
     try:
         if options.stage != "all" and options.output is None:
             compile_stages(program, target, stages, lambda _, text: print(text.rstrip("\n")))
             return
-        for written in write_stages(program, options.output or Path("out") / name, target, stages):
+        for written in write_stages(program, options.output or Path("out") / name, target, stages, captured):
             print(written)
     except (CompileError, RuleNotImplementedError) as error:
         raise UsageError(_told(error, path)) from None
@@ -214,6 +215,19 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError(f"there is no file {target}")
     sys.path.insert(0, str(Path(target).resolve().parent))
     runpy.run_path(target, run_name="__main__")
+
+
+def _check_metal(options: argparse.Namespace) -> int:
+    from mlxir.runtime.emulator import unavailable_reason  # lazy: few commands need the emulator
+
+    from . import check_metal  # lazy: as above
+
+    if reason := unavailable_reason():
+        raise UsageError(f"check-metal: {reason}")
+    try:
+        return check_metal.run(options.files)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"check-metal: {error}") from None
 
 
 def _coverage(options: argparse.Namespace) -> None:
@@ -266,6 +280,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-m", dest="module", action="store_true", help="PROGRAM is a module, as with `python -m`")
     command.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="a script, then its arguments")
     command.set_defaults(run=_run)
+
+    command = commands.add_parser(
+        "check-metal",
+        help="compile Metal shaders on Linux, report their kernels and what is wrong with them",
+        description="Compile .metal files with clang against a stand-in for metal_stdlib. Exit code 0 if all are"
+        " accepted, 1 if one is refused, 2 if one cannot be checked.",
+    )
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE.metal")
+    command.set_defaults(run=_check_metal)
 
     command = commands.add_parser("bench", help="time mlxir and its peers; profile kernels", add_help=False)
     command.set_defaults(run=_bench, rest=[])

@@ -385,8 +385,8 @@ def _in_turn(compiled: Callable[..., Any], lock: Any) -> Callable[..., Any]:
     return public
 
 
-def traced(fun: Callable, args: tuple, kwargs: dict) -> Program:
-    """The program that a call of `fun`, compiled or plain, is compiled to.
+def traced(fun: Callable, args: tuple, kwargs: dict) -> tuple[Program, list[Value]]:
+    """The program that a call of `fun`, compiled or plain, is compiled to; and the captured values, its last parameters.
 
     Nothing is evaluated, and captured state stays as it is. Raises what `compile` raises.
     """
@@ -394,7 +394,8 @@ def traced(fun: Callable, args: tuple, kwargs: dict) -> Program:
     cache = _Cache(cache.fun, cache.inputs, cache.outputs)
     snapshot = Snapshot(cache.inputs, cache.outputs)
     try:
-        return cache.trace(args, kwargs, [x._value for x in leaves((args, kwargs)) if isinstance(x, array)]).program
+        trace = cache.trace(args, kwargs, [x._value for x in leaves((args, kwargs)) if isinstance(x, array)])
+        return trace.program, trace.captured
     finally:
         snapshot.restore()
 

@@ -1,4 +1,6 @@
-"""Devices and streams. Arrays are computed on the CPU, in program order; streams exist for programs that name them."""
+"""Devices and streams. Evaluation happens in program order, on the default device of the thread that asks for it: the GPU
+where Metal is there, else the CPU. Streams exist for programs that name them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import os
 import threading
 from typing import Any
 
+from mlxir.runtime import devices
 from mlxir.runtime.stream import worker
 
 __all__ = [
@@ -64,7 +67,6 @@ class Device:
 
 
 cpu, gpu = DeviceType.cpu, DeviceType.gpu
-_numbers = itertools.count()
 
 
 class _Queue:
@@ -103,14 +105,17 @@ StreamOrDevice = Stream | ThreadLocalStream | Device | DeviceType | None
 
 
 class _Defaults(threading.local):
-    """The default device and the default stream of each device, per thread."""
+    """The default stream of each device, per thread."""
 
     def __init__(self) -> None:
-        self.device = Device(cpu)
-        self.streams: dict[Device, Stream | ThreadLocalStream] = {Device(cpu): Stream(Device(cpu), 0)}
+        self.streams: dict[Device, Stream | ThreadLocalStream] = _first_streams()
 
 
-next(_numbers)
+def _first_streams() -> dict[Device, Stream | ThreadLocalStream]:
+    return {Device(type): Stream(Device(type), number) for number, type in enumerate((cpu, gpu))}
+
+
+_numbers = itertools.count(len(_first_streams()))
 _defaults = _Defaults()
 
 
@@ -125,19 +130,19 @@ def _device(x: Any, name: str) -> Device:
 
 
 def default_device() -> Device:
-    """The device that operations run on."""
-    return _defaults.device
+    """The device that evaluation runs on."""
+    return Device(gpu if devices.on_gpu() else cpu)
 
 
 def set_default_device(device: Device | DeviceType) -> None:
     """Change the default device. Raises ValueError where the device is not available."""
-    _defaults.device = _device(device, "set_default_device")
+    devices.use_gpu(_device(device, "set_default_device").type is gpu)
 
 
 def is_available(device: Device | DeviceType) -> bool:
     """Whether a device can be used."""
     device = Device(device) if isinstance(device, DeviceType) else device
-    return device.type is cpu and device.index == 0
+    return device.index == 0 and (device.type is cpu or devices.gpu() is not None)
 
 
 def device_count(device_type: DeviceType) -> int:
@@ -147,8 +152,12 @@ def device_count(device_type: DeviceType) -> int:
 
 def device_info(d: Device | DeviceType | None = None) -> dict[str, str | int]:
     """Properties of a device; none for one that is not available."""
-    if not is_available(d if d is not None else _defaults.device):
+    d = default_device() if d is None else Device(d) if isinstance(d, DeviceType) else d
+    if not is_available(d):
         return {}
+    found = devices.gpu()
+    if d.type is gpu and found is not None:
+        return found.info()
     machine = os.uname().machine
     return {"architecture": machine, "device_name": f"{machine} CPU", "cores": os.cpu_count() or 1}
 
@@ -180,7 +189,7 @@ def new_thread_local_stream(device: Device | DeviceType) -> ThreadLocalStream:
 
 def clear_streams() -> None:
     """Forget this thread's own default streams."""
-    _defaults.streams = {Device(cpu): Stream(Device(cpu), 0)}
+    _defaults.streams = _first_streams()
 
 
 class StreamContext:
@@ -193,13 +202,14 @@ class StreamContext:
 
     def __enter__(self) -> StreamContext:
         self._before = default_device(), default_stream(self._device)
-        _defaults.device = self._device
+        devices.use_gpu(self._device.type is gpu)
         _defaults.streams[self._device] = self._stream
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._before is not None:
-            _defaults.device, _defaults.streams[self._device] = self._before
+            before, _defaults.streams[self._device] = self._before
+            devices.use_gpu(before.type is gpu)
 
 
 def stream(s: StreamOrDevice) -> StreamContext:

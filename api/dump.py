@@ -7,16 +7,18 @@ The function is traced on abstract arguments and compiled; it is never run.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxir.compiler.evaluate import pipeline
-from mlxir.compiler.graph import Value
+from mlxir.compiler.evaluate import evaluate, pipeline
+from mlxir.compiler.graph import Value, resolve
 from mlxir.compiler.program import Program
 from mlxir.runtime.dtypes import Dtype, from_short
+from mlxir.runtime.metal import folder as metal_folder
 from mlxir.runtime.trees import tree_map
 
 from .compilation import traced
@@ -55,16 +57,21 @@ class Spec:
 
 
 def trace(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Program:
+    """The program of `fn` for abstract arguments, see `trace_captured`."""
+    return trace_captured(fn, args, kwargs)[0]
+
+
+def trace_captured(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Program, list[Value]]:
     """The program of `fn` for abstract arguments: trees of arrays, specs (also as strings) and constants.
 
-    Arrays that `fn` captures become parameters after those of the arguments. Raises what `fn` raises, and ValueError if
-    it computes nothing.
+    Arrays that `fn` captures become parameters after those of the arguments; they are returned, too. Raises what `fn`
+    raises, and ValueError if it computes nothing.
     """
     check_callable("dump", fn)
-    program = traced(fn, tree_map(_abstract, args), tree_map(_abstract, kwargs))
+    program, captured = traced(fn, tree_map(_abstract, args), tree_map(_abstract, kwargs))
     if not program.outputs:
         raise ValueError(f"[dump] {describe(fn)[0]} computes nothing: it returns arguments or arrays from outside.")
-    return program
+    return program, captured
 
 
 def _abstract(leaf: Any) -> Any:
@@ -103,21 +110,42 @@ def compile_stages(program: Program, target: str, stages: list[str], show: Calla
         pipeline().compile_metal(program, observe)
 
 
-def write_stages(program: Program, directory: str | Path, target: str, stages: list[str]) -> list[Path]:
+def write_stages(
+    program: Program, directory: str | Path, target: str, stages: list[str], captured: Sequence[Value] = ()
+) -> list[Path]:
     """One numbered file per stage in `directory`, which is made; those before an error are written.
 
-    For Metal the last two are what a program ships: `kernels.metal` and `schedule.json`, by these names.
+    For Metal the last two are what a program ships: `kernels.metal` and `schedule.json`, by these names, with a README
+    and the `captured` arrays, which are the last parameters of the program (runtime/metal/folder.py).
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     files = {stage: folder / pipeline().STAGES[stage][0] for stage in stages}
-    if target == "metal":
-        shipped = [s for s in stages if s in ("metal", "schedule")]
-        files.update({s: folder / files[s].name.partition("-")[2] for s in shipped})
-    for file in files.values():
+    shipped = [s for s in stages if target == "metal" and s in ("metal", "schedule")]
+    files.update({s: folder / files[s].name.partition("-")[2] for s in shipped})
+    extra = [folder / "README.md", folder / metal_folder.CONSTANTS] if "schedule" in shipped else []
+    for file in [*files.values(), *extra]:
         file.unlink(missing_ok=True)  # an old file must not pass for a stage that is not reached
-    compile_stages(program, target, stages, lambda stage, text: _write(files[stage], text))
-    return list(files.values())
+
+    def show(stage: str, text: str) -> None:
+        if stage == "schedule" and extra:
+            text = _ship(json.loads(text), program.name, captured, extra)
+        _write(files[stage], text)
+
+    compile_stages(program, target, stages, show)
+    return [file for file in [*files.values(), *extra] if file.exists()]
+
+
+def _ship(schedule: dict[str, Any], name: str, captured: Sequence[Value], extra: list[Path]) -> str:
+    """Write the README and the constants beside a schedule; its text as the folder has it."""
+    evaluate(captured)
+    buffers = [resolve(v).buffer for v in captured]
+    schedule, data = metal_folder.with_constants(schedule, [b.numpy() for b in buffers if b is not None])
+    readme, constants = extra
+    _write(readme, metal_folder.readme(schedule, name))
+    if data:
+        constants.write_bytes(data)
+    return json.dumps(schedule, indent=1, allow_nan=False)
 
 
 def _write(file: Path, text: str) -> None:
@@ -143,5 +171,6 @@ def dump(
     Raises ValueError for unknown targets or stages, and what tracing and compiling raise.
     """
     wanted = select(target, stages)
-    write_stages(trace(fn, args, kwargs), directory, target, wanted)
+    program, captured = trace_captured(fn, args, kwargs)
+    write_stages(program, directory, target, wanted, captured)
     return Path(directory)

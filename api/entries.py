@@ -192,7 +192,7 @@ class Traced:
         known = dict(zip(self.inner, self.concrete(*symbols), strict=True))
         result = tree_map(lambda x: known[x.text] if type(x) in SYMBOLIC else x, self.result)
         program = substitute(self.program, lambda n: known[n.text]) if known else self.program
-        own = [v.trace for v in self.captured if self.own(v)]
+        own: list[Any] = [v.trace for v in self.captured if self.own(v)]
         fed = [t for t in own if t.number.symbols & self.open]
         fixed = [t for t in own if not t.number.symbols & self.open]
         numbers = function(self.names, [t.number.text for t in fixed], ",")(*symbols)
@@ -201,7 +201,7 @@ class Traced:
         captured = [made[id(v.trace)] if self.own(v) else v for v in self.captured]
         feed = sized = None
         if self.family is not None:
-            sized = self.family, [n for n, (i, _) in zip(symbols, self.sources, strict=True) if i >= 0]
+            sized = self.family, [int(n) for n, (i, _) in zip(symbols, self.sources, strict=True) if i >= 0]
         if self.open:
             slots = [(k, j) for k, (i, j) in enumerate(self.sources) if i < 0 and self.names[k] in self.open]
             feed = Feed(symbols, slots, self.holds, function(self.names, [t.number.text for t in fed], ","), fed)

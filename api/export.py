@@ -180,7 +180,7 @@ class FunctionExporter:
 def _path(tag: str, file: Any) -> str:
     if not isinstance(file, (str, os.PathLike)):
         raise TypeError(f"[{tag}] a file is named by a string or a path, got {type(file).__name__}")
-    return os.fspath(file)  # type: ignore[return-value]
+    return str(os.fspath(file))
 
 
 def exporter(file: str, fun: Callable, *, shapeless: bool = False, metadata: str | None = None) -> FunctionExporter:
@@ -417,13 +417,13 @@ def export_to_dot(file: str | IO[str], *args: Any, **kwargs: array) -> None:
     outputs = [x._value for x in leaves(args) if isinstance(x, array)]
     piece = cut(outputs)
     program = piece.program
-    slots = {id(v): n for n, v in enumerate(piece.parameters)}
+    slots: dict[Any, int] = {id(v): n for n, v in enumerate(piece.parameters)}
     for node, i in zip(piece.nodes, program.instructions, strict=True):
         slots.update(((id(node), n), slot) for n, slot in enumerate(i.results))
     names: dict[int, str] = {}
     for name, x in kwargs.items():
         v = x._value
-        slot = slots.get(id(v), slots.get((id(v.node), v.index)))  # type: ignore[call-overload]
+        slot = slots.get(id(v), slots.get((id(v.node), v.index)))
         if slot is not None:
             names[slot] = name
 

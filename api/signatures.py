@@ -9,7 +9,7 @@ changing becomes an input).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from mlxir.compiler.graph import number_input
@@ -71,9 +71,10 @@ def flatten_argument(x: Any, key: list, values: list, numbers: Numbers) -> None:
             flatten_argument(item, key, values, numbers)
     elif isinstance(x, _CONSTANTS):
         if kind in SYMBOLIC:
-            if x.scope.active:
-                values.append(number_input(x, float32))  # part of a trace around this call
-            x = x.hint
+            number: Any = x
+            if number.scope.active:
+                values.append(number_input(number, float32))  # part of a trace around this call
+            x = number.hint
             kind = type(x)
         key.append(kind)
         if kind is int or kind is float:
@@ -149,7 +150,7 @@ def without_numbers(key: Sequence, numbers: Numbers) -> list:
     return out
 
 
-def with_inputs(key: Sequence, numbers: Numbers, inputs: set[int]) -> list:
+def with_inputs(key: Sequence, numbers: Numbers, inputs: Collection[int]) -> list:
     """The key in which the numbers listed in `inputs` are inputs."""
     out = list(key)
     for i in inputs:

@@ -103,6 +103,7 @@ class Torch(Numpy):
         return tensor.long() if a.dtype.kind == "i" else tensor
 
     def compile(self, function):
+        self.module.compiler.reset()  # its limit on recompilations counts all functions that `bound` makes as one
         return self.module.compile(function, fullgraph=True, dynamic=False)
 
     def to_numpy(self, x):

@@ -25,6 +25,8 @@ from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime import store
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import Executable, Schedule
+from mlxir.runtime.metal.device import Device
+from mlxir.runtime.metal.executable import Executable as MetalExecutable
 
 
 @dataclass
@@ -43,7 +45,7 @@ class CacheInfo:
 _lock = threading.Lock()  # of the table and the counters
 compiling = threading.RLock()  # one compilation at a time; a hit does not wait for it
 _info = CacheInfo()
-_executables: OrderedDict[tuple, Executable] = OrderedDict()
+_executables: OrderedDict[tuple, Executable | MetalExecutable] = OrderedDict()
 
 
 def info() -> CacheInfo:
@@ -61,9 +63,9 @@ def clear() -> None:
         evaluate.forget()
 
 
-def executable(program: Program) -> Executable:
-    """The executable of a program: from memory, from disk, or compiled now."""
-    key = program.key
+def executable(program: Program, device: Device | None = None) -> Executable | MetalExecutable:
+    """The executable of a program for the CPU, or for a Metal device: from memory, from disk, or compiled now."""
+    key = (program.key, device)
     found = _recall(key)
     if found is not None:
         return found
@@ -71,7 +73,7 @@ def executable(program: Program) -> Executable:
         found = _recall(key)  # another thread may have made it meanwhile
         if found is not None:
             return found
-        made = _from_disk_or_compiled(program)
+        made = _from_disk_or_compiled(program) if device is None else _metal(program, device)
         with _lock:
             _info.misses += 1
             _executables[key] = made
@@ -87,7 +89,7 @@ def count(seconds: float) -> None:
         _info.compile_seconds += seconds
 
 
-def _recall(key: tuple) -> Executable | None:
+def _recall(key: tuple) -> Executable | MetalExecutable | None:
     with _lock:
         found = _executables.get(key)
         if found is not None:
@@ -112,6 +114,24 @@ def _from_disk_or_compiled(program: Program) -> Executable:
     for one in code:
         objects.keep(one)
     store.save(digest, json.dumps([schedule.to_json(), [one.digest for one in code]]), b"")
+    return made
+
+
+def _metal(program: Program, device: Device) -> MetalExecutable:
+    digest = hashlib.sha256(objects.fingerprint() + b"metal" + repr(program.key).encode()).hexdigest()
+    found = None if knobs.dump or knobs.debug >= 3 else store.load(digest)
+    if found is not None:
+        with _lock:
+            _info.disk_hits += 1
+        text, schedule = json.loads(found[0])
+        return MetalExecutable(device, text, schedule, library_step)
+    from mlxir.compiler import pipeline  # lazy: it loads MLIR, which a hit on disk does not need
+
+    start = time.perf_counter()
+    text, schedule = pipeline.compile_metal(program)
+    made = MetalExecutable(device, text, schedule, library_step)
+    count(time.perf_counter() - start)
+    store.save(digest, json.dumps([text, schedule]), b"")
     return made
 
 

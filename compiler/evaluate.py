@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mlxir.compiler.graph import Cut, Node, NumberTrace, Tape, Value, cut, resolve, running
 from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import pinned
+from mlxir.runtime import devices
 from mlxir.runtime.bounded import Bounded
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.errors import CompileError, at
@@ -66,7 +67,26 @@ def executable(program: Program) -> Any:
     """The executable of a program, from the cache or compiled now."""
     from mlxir.compiler import cache  # lazy: it loads llvmlite, 50 ms
 
-    return cache.executable(program)
+    return cache.executable(program) if devices.gpu() is None else Routed(program, cache.executable)
+
+
+class Routed:
+    """The executables of a program where there is a GPU, too: a run takes that of the thread's default device."""
+
+    def __init__(self, program: Program, make: Callable):
+        self._program, self._make = program, make
+        self._made: dict[bool, Any] = {}
+        self.code_bytes = self._for(devices.on_gpu()).code_bytes
+
+    def run(self, arguments: list[Buffer]) -> list[Buffer]:
+        """The results for concrete arguments."""
+        return self._for(devices.on_gpu()).run(arguments)
+
+    def _for(self, on_gpu: bool) -> Any:
+        made = self._made.get(on_gpu)
+        if made is None:
+            made = self._made[on_gpu] = self._make(self._program, devices.gpu() if on_gpu else None)
+        return made
 
 
 def family(program: Program, names: list[str], texts: list[str], known: Any) -> Any:
@@ -100,7 +120,7 @@ def start(values: Iterable[Value]) -> None:
     program, _, arguments = _problem(wanted)
     if running.tape is not None:
         running.tape = Tape()
-    job = worker.submit(lambda: _run(program, arguments))
+    job = worker.submit(devices.kept(lambda: _run(program, arguments)))
     with _lock:
         for number, value in enumerate(wanted):
             value.buffer = LateBuffer(job, number, value.shape, value.dtype)

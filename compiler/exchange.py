@@ -20,7 +20,7 @@ from typing import Any
 
 from mlxir.compiler.program import Instruction, Program
 from mlxir.dialects.mx import RECORDS, Aval, OpBuilder, Operators, Primitive
-from mlxir.dialects.symbolic import SYMBOLIC, Scope, SymFloat, SymInt, function
+from mlxir.dialects.symbolic import SYMBOLIC, Scope, SymFloat, SymInt, function, is_symbolic
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype
 
@@ -43,7 +43,8 @@ def to_data(program: Program) -> dict[str, Any]:
 
 def aval_data(aval: Aval) -> list:
     """`["float32", [4, "s0"]]`."""
-    return [aval.dtype.name, [n.text if type(n) is SymInt else n for n in aval.shape]]
+    sizes: tuple[Any, ...] = aval.shape
+    return [aval.dtype.name, [n.text if is_symbolic(n) else n for n in sizes]]
 
 
 def _encode(value: Any) -> Any:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlxir.compiler import cache
+from mlxir.compiler import cache, evaluate
 from mlxir.compiler.program import Instruction, Program
 from mlxir.compiler.specialise import substitute
 from mlxir.dialects.mx import Aval
 from mlxir.dialects.symbolic import SYMBOLIC, Scope, function
+from mlxir.runtime import devices
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import int64
 from mlxir.runtime.knobs import knobs
@@ -107,18 +108,20 @@ class Family:
         self.generic = True  # whether it is worth compiling for all sizes
 
     def runner(self, sizes: list[int]) -> Any:
-        """What runs the program for given sizes, compiled at the first that decide as these."""
+        """What runs the program for given sizes, compiled at the first that decide as these.
+
+        Shaders are made for one size each."""
         for code in self.versions:
             if code.serves(sizes):
                 return code.runner(sizes)
-        if self.generic and len(self.versions) < MOST_VERSIONS:
+        if devices.gpu() is None and self.generic and len(self.versions) < MOST_VERSIONS:
             with cache.compiling:
-                code = self._compiled(sizes)
-            if code is not None:
-                self.versions.append(code)
-                return code.runner(sizes)
+                made = self._compiled(sizes)
+            if made is not None:
+                self.versions.append(made)
+                return made.runner(sizes)
         known = dict(zip(self.texts, self.numbers(*sizes), strict=True))
-        return cache.executable(substitute(self.program, lambda n: known[n.text]))
+        return evaluate.executable(substitute(self.program, lambda n: known[n.text]))
 
     def _compiled(self, sizes: list[int]) -> _Code | None:
         """The code for all sizes that decide as these, None where it would be for these only."""

@@ -29,7 +29,7 @@ from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.knobs import knobs
 
 from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
-from .symbolic import SYMBOLIC, SymFloat, SymInt
+from .symbolic import SYMBOLIC, SymFloat, SymInt, is_symbolic
 
 __all__ = ["Function", "Module", "MxBuilder", "Op", "Symbol", "Tensor", "element_type", "ir", "location",
            "run_passes", "tensor_type", "to_llvm"]  # fmt: skip
@@ -117,12 +117,12 @@ _symbolic: dict[str, SymInt | SymFloat] = {}
 
 def _text(sizes: Sequence[Any]) -> str | None:
     """Sizes as text if any of them is symbolic."""
-    if not any([type(n) is SymInt for n in sizes]):
+    if not any([is_symbolic(n) for n in sizes]):
         return None
     for n in sizes:
-        if type(n) is SymInt:
+        if is_symbolic(n):
             _symbolic[n.text] = n
-    return ";".join([n.text if type(n) is SymInt else str(n) for n in sizes])
+    return ";".join([n.text if is_symbolic(n) else str(n) for n in sizes])
 
 
 def _sizes(text: str) -> tuple[Any, ...]:
@@ -138,7 +138,7 @@ def tensor_type(aval: Aval) -> ir.Type:
     text = _text(aval.shape)
     if text is not None:
         with context, _UNKNOWN:
-            sizes = [_DYNAMIC if type(n) is SymInt else n for n in aval.shape]
+            sizes = [_DYNAMIC if is_symbolic(n) else n for n in aval.shape]
             return ir.RankedTensorType.get(sizes, _ELEMENT[aval.dtype], encoding=ir.StringAttr.get(text))
     found = _tensor_types.get(aval)
     if found is None:

@@ -26,7 +26,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxir.runtime.errors import CompileError, Where, user_frame
 
@@ -153,8 +153,24 @@ class _Symbolic:
     __slots__ = ()
     hint: Any
     scope: Scope
-    symbols: frozenset[str]
-    text: str
+
+    if TYPE_CHECKING:  # bound by `_define_operators`
+        __add__: Any
+        __sub__: Any
+        __rsub__: Any
+        __mul__: Any
+        __lt__: Any
+        __gt__: Any
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbols that it depends on."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """The expression."""
+        raise NotImplementedError
 
     def value(self) -> Any:
         """The hint, pinned."""
@@ -220,6 +236,11 @@ def _operand(scope: Scope, other: Any) -> Any:
     if isinstance(other, Integral):
         return int(other)
     return float(other) if isinstance(other, Real) else None
+
+
+def is_symbolic(x: Any) -> bool:
+    """Whether a number is one of a trace; isinstance does not tell."""
+    return type(x) is SymInt or type(x) is SymFloat
 
 
 def plain(x: Any) -> Any:
@@ -303,18 +324,18 @@ class SymInt(_Symbolic):
         self.scope, self.terms, self.hint = scope, terms, hint
         self._text = ""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return int
 
     @property
-    def symbols(self) -> frozenset[str]:  # type: ignore[override]
+    def symbols(self) -> frozenset[str]:
         atoms = {atom for product in self.terms for atom in product}
         opaque = self.scope.opaque
         return frozenset().union(*[opaque[atom].symbols if atom in opaque else (atom,) for atom in atoms])
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         self._text = self._text or text_of(self.terms)
         return self._text
 
@@ -381,7 +402,7 @@ class SymInt(_Symbolic):
         return -self if self < 0 else self
 
     def __bool__(self) -> bool:
-        return self != 0
+        return bool(_unequal(self, 0))
 
     def __invert__(self) -> Any:
         return -self - 1
@@ -466,13 +487,21 @@ def _float_text(x: Any) -> str:
 class SymFloat(_Symbolic):
     """A real number of a trace: the Python expression that gives it, evaluated anew for each call."""
 
-    __slots__ = ("hint", "scope", "symbols", "text")
+    __slots__ = ("_symbols", "_text", "hint", "scope")
 
     def __init__(self, scope: Scope, text: str, hint: float, symbols: frozenset[str]):
-        self.scope, self.text, self.hint, self.symbols = scope, text, hint, symbols
+        self.scope, self._text, self.hint, self._symbols = scope, text, hint, symbols
 
     @property
-    def __class__(self) -> type:  # type: ignore[override]
+    def symbols(self) -> frozenset[str]:
+        return self._symbols
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return float
 
     def __neg__(self) -> Any:
@@ -485,7 +514,7 @@ class SymFloat(_Symbolic):
         return -self if self < 0 else self
 
     def __bool__(self) -> bool:
-        return self != 0
+        return bool(_unequal(self, 0))
 
 
 def _real(scope: Scope, sign: str, a: Any, b: Any, hint: Any) -> Any:
@@ -498,6 +527,9 @@ def _real(scope: Scope, sign: str, a: Any, b: Any, hint: Any) -> Any:
     if sign == "**" and isinstance(a, _Symbolic):
         _compared(scope, "<", a, 0)  # the power of a negative number may be complex
     return SymFloat(scope, text, hint, symbols)
+
+
+_unequal: Any = operator.ne
 
 
 # -- the operators of both -------------------------------------------------------------------------------------------
@@ -574,14 +606,15 @@ def _define_operators() -> None:
             forward, reflected = _arithmetic(sign, compute, whole)
             setattr(kind, f"__{name}__", forward)
             setattr(kind, f"__r{name}__", reflected)
-        kind.__divmod__ = lambda self, other: (self // other, self % other)  # type: ignore[attr-defined]
-        kind.__rdivmod__ = lambda self, other: (other // self, other % self)  # type: ignore[attr-defined]
-        kind.__eq__ = _comparison("==")  # type: ignore[assignment]
-        kind.__ne__ = _comparison("==", negated=True)  # type: ignore[assignment]
-        kind.__lt__ = _comparison("<")  # type: ignore[attr-defined]
-        kind.__gt__ = _comparison("<", swapped=True)  # type: ignore[attr-defined]
-        kind.__le__ = _comparison("<=")  # type: ignore[attr-defined]
-        kind.__ge__ = _comparison("<=", swapped=True)  # type: ignore[attr-defined]
+        more = {
+            "divmod": lambda self, other: (self // other, self % other),
+            "rdivmod": lambda self, other: (other // self, other % self),
+            "eq": _comparison("=="), "ne": _comparison("==", negated=True),
+            "lt": _comparison("<"), "gt": _comparison("<", swapped=True),
+            "le": _comparison("<="), "ge": _comparison("<=", swapped=True),
+        }  # fmt: skip
+        for name, method in more.items():
+            setattr(kind, f"__{name}__", method)
 
 
 _define_operators()

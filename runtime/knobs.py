@@ -37,6 +37,10 @@ def _cache_dir() -> Path | None:
     return Path(base) / "mlxir"
 
 
+def _tier() -> str:
+    return "compiled" if os.environ.get("MLXIR_DEVICE") == "metal-emulated" else "auto"
+
+
 @dataclass
 class Knobs:
     """The settings of this process; assign to a field to change it while running."""
@@ -47,8 +51,13 @@ class Knobs:
     """MLXIR_DUMP: folder that receives one sub-folder of numbered stage files per compilation."""
     verify: bool = field(default_factory=lambda: bool(_int("MLXIR_VERIFY", 0)))
     """MLXIR_VERIFY: 1 verifies the IR between all passes (the tests do)."""
-    tier: str = field(default_factory=lambda: _choice("MLXIR_TIER", "auto", ("auto", "reference", "compiled")))
-    """MLXIR_TIER: how uncompiled code runs; `reference` (NumPy, op by op), `compiled`, or `auto` (by counts)."""
+    tier: str = field(default_factory=lambda: _choice("MLXIR_TIER", _tier(), ("auto", "reference", "compiled")))
+    """MLXIR_TIER: how uncompiled code runs; `reference` (NumPy, op by op), `compiled`, or `auto` (by counts).
+
+    The default is `auto`; `compiled` with MLXIR_DEVICE=metal-emulated, which is there to see shaders run."""
+    device: str = field(default_factory=lambda: _choice("MLXIR_DEVICE", "auto", ("auto", "cpu", "metal-emulated")))
+    """MLXIR_DEVICE: `auto` (the GPU where Metal is there, else the CPU), `cpu` (Metal is not looked for), or
+    `metal-emulated`: shaders are compiled by clang and executed by an emulator, on x86-64 Linux."""
     tier_up: int = field(default_factory=lambda: _int("MLXIR_TIER_UP", 6))
     """MLXIR_TIER_UP: in `auto`, the evaluation of an equal graph at which it is compiled."""
     threads: int = field(default_factory=lambda: _int("MLXIR_THREADS", 0))

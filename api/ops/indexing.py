@@ -90,7 +90,7 @@ def _has_leaf(items: Sequence[Any]) -> bool:
 
 def _int(item: Any) -> int | None:
     """A static integer index; None for other types (bool among them)."""
-    kind = type(item)
+    kind: Any = type(item)
     if kind is int or kind is SymInt:
         return item
     if kind is bool or not isinstance(item, (int, np.integer)):
@@ -98,7 +98,7 @@ def _int(item: Any) -> int | None:
     return int(item)
 
 
-def _bound(bound: Any) -> int | None:
+def _bound(bound: Any) -> Any:
     if bound is None or type(bound) is int or type(bound) is SymInt:
         return bound
     if isinstance(bound, array) or not hasattr(bound, "__index__"):

@@ -9,21 +9,32 @@ NaN counts as extreme, and of equal elements the first one wins.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from mlxir.compiler.lower.builder import Reg
+from mlxir.compiler.lower.builder import _TYPES, Reg
+from mlxir.compiler.lower.gemm import host_vector_bytes
 from mlxir.compiler.lower.index import Index, Var
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.own import OwnEmitter, OwnKernel, Rows
+from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx import RECORDS
-from mlxir.runtime.dtypes import uint32
+from mlxir.runtime.dtypes import bool_, float32, float64, int64, uint32
 
 SHORT = 32  # elements of a row that are compared one after the other
-CHUNK = 2048  # of a row: it is still in L1 when the extremum is looked up in it
+CHUNK = 512  # of a row: where the extremum is looked up
+UNROLL = 4  # registers of running extrema
 COLUMNS = 512  # of a block
 ROWS_AT_ONCE = 4
+with context:
+    _FIRST, _OR = ir.DenseI64ArrayAttr.get([0]), ir.Attribute.parse("#vector.kind<or>")
+
 FEW_ROWS, LONG_ROW, MOST_PIECES, SMALLEST_PIECE = 64, 1 << 15, 64, 1 << 13
+
+
+def _predicate(code: int) -> ir.IntegerAttr:
+    return ir.IntegerAttr.get(_TYPES[int64], code)
 
 
 def lower_argreduction(function: Function, body: ir.Block, vectors: bool) -> Lowered:
@@ -95,6 +106,10 @@ class _Job:
         def element(number: Any) -> Reg:
             return self.value(e, self.start + Index.of(number) * chunk + i)
 
+        node = self.kernel.pull.at(self.x, self.rows.element(self.start + Index.of(block) * chunk + i))
+        plain = self.vectors and self.x.dtype in (float32, float64) and node.kind == "load"
+        plain = plain and node.data[1].coefficient(i) == 1
+
         def size(number: Any) -> ir.Value:
             if block.extent == 1:
                 return self._count(e)
@@ -102,7 +117,10 @@ class _Job:
 
         def advance(carried: list[Reg]) -> list[Reg]:
             best, where = carried
-            (value,) = e.folded(extremum, i, size(block), self.x.dtype, lambda: [element(block)])
+            if plain:
+                value = self._in_registers(e, node, i, size(block))
+            else:
+                (value,) = e.folded(extremum, i, size(block), self.x.dtype, lambda: [element(block)])
             better = self.record.better(k, value, best)
             return [k.select(better, value, best), k.select(better, e.number(block, uint32), where)]
 
@@ -122,6 +140,57 @@ class _Job:
             return [k.select(found, here, k.const(-1, uint32))]
 
         return e.folded(nearest, i, size(won), uint32, place)[0]
+
+    def _in_registers(self, e: OwnEmitter, node: Scalar, i: Var, count: ir.Value) -> Reg:
+        """The extremum of `count` floats in memory: NaN are only noted, which leaves one operation per register."""
+        k, dtype, lanes = e.k, self.x.dtype, host_vector_bytes() // self.x.dtype.size
+        buffer, base = e.buffers[node.data[0]], e.index(node.data[1].substitute({i: Index.of(0)}))
+        no = ir.DenseElementsAttr.get_splat(e.vector_type(lanes, bool_), ir.BoolAttr.get(False))
+        beyond = {"max": 2, "min": 4}[self.record.extremum]  # ordered and greater, or less
+        unordered = 14
+
+        def compare(code: int, a: ir.Value, b: ir.Value) -> ir.Value:
+            return k.op("arith.cmpf", [a, b], e.vector_type(lanes, bool_), predicate=_predicate(code))
+
+        def further(a: ir.Value, b: ir.Value) -> ir.Value:
+            return k.op("arith.select", [compare(beyond, a, b), a, b], a.type)
+
+        def loop(width: int, first: ir.Value, carried: list[Reg]) -> tuple[ir.Value, list[Reg]]:
+            """Over the groups of `width` registers that are left behind `first`: (where they end, what is carried)."""
+            word, step = Var(f"word{width}", 1 << 31), width * lanes
+            groups = e.divided(e.minus(count, first), step)
+
+            def advance(carried: list[Reg]) -> list[Reg]:
+                *best, nan = [c.value for c in carried]
+                start = e.plus(e.plus(base, first), e.times(e.at(word), step))
+                for n in range(width):
+                    x = e.load_vector(buffer, dtype, e.plus(start, n * lanes), lanes, dtype)
+                    best[n] = further(x, best[n])
+                    nan = k.op("arith.ori", [nan, compare(unordered, x, x)], nan.type)
+                return [*[Reg(b, dtype, k) for b in best], Reg(nan, bool_, k)]
+
+            return e.plus(first, e.times(groups, step)), e.rolled(word, groups, carried, advance)
+
+        none = k.op("arith.constant", [], e.vector_type(lanes, bool_), value=no)
+        begin = Reg(e.spread(k.load(buffer, base, dtype).value, lanes, dtype), dtype, k)
+        done, carried = loop(UNROLL, e.constant_index(0), [*[begin] * UNROLL, Reg(none, bool_, k)])
+        done, carried = loop(1, done, carried)
+        *bests, nan = [c.value for c in carried]
+        best = functools.reduce(further, bests)
+        distance = lanes // 2
+        while distance:
+            best = further(best, e.shuffled(best, [n ^ distance for n in range(lanes)]))
+            distance //= 2
+        scalar = Reg(k.op("vector.extract", [best], _TYPES[dtype], static_position=_FIRST), dtype, k)
+        any_nan = Reg(k.op("vector.reduction", [nan], _TYPES[bool_], kind=_OR), bool_, k)
+        scalar = k.select(any_nan, k.const(float("nan"), dtype), scalar)
+        rest = Var("rest", lanes)
+
+        def one(carried: list[Reg]) -> list[Reg]:
+            x = e.read(buffer, dtype, base, done, rest)
+            return [k.select(self.record.better(k, x, carried[0]), x, carried[0])]
+
+        return e.rolled(rest, e.minus(count, done), [scalar], one)[0]
 
     def _columns(self, e: OwnEmitter, target: int, pieces: list[Var]) -> tuple[int, float]:
         """Blocks of columns; the winners so far lie in scratch."""

@@ -17,7 +17,7 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.mx import Primitive
-from mlxir.dialects.symbolic import Scope, SymInt, Terms, lower_bound, text_of
+from mlxir.dialects.symbolic import Scope, Terms, is_symbolic, lower_bound, text_of
 from mlxir.runtime.dtypes import Dtype, bool_, complex64, float32, float64, int64
 from mlxir.runtime.errors import CompileError
 
@@ -33,7 +33,7 @@ class Sizes:
         self.before = ir.InsertionPoint(k.index(0).owner)
         self.known: dict[str, ir.Value] = {}
 
-    def value(self, n: SymInt) -> ir.Value:
+    def value(self, n: Any) -> ir.Value:
         """An expression as an index."""
         outside, self.k.ip = self.k.ip, self.before
         try:
@@ -103,7 +103,7 @@ class Emitter:
             self.k.ip = outside
 
     def constant_index(self, value: int) -> ir.Value:
-        if type(value) is SymInt and self.sizes is not None:
+        if is_symbolic(value) and self.sizes is not None:
             return self.sizes.value(value)
         found = self._known(("c", value))
         if found is None:
@@ -123,7 +123,7 @@ class Emitter:
             total = value if total is None else self.k.op("arith.addi", [total, value], INDEX)
         if total is None:
             return self.constant_index(expression.constant)
-        if type(expression.constant) is SymInt or expression.constant:
+        if is_symbolic(expression.constant) or expression.constant:
             total = self.k.op("arith.addi", [total, self.constant_index(expression.constant)], INDEX)
         self.scopes[-1]["i", expression.key] = total
         return total
@@ -148,7 +148,7 @@ class Emitter:
 
     def _word(self, n: int) -> Reg:
         """An integer as a register."""
-        if type(n) is not SymInt:
+        if not is_symbolic(n):
             return self.k.const(n, int64)
         return Reg(self.k.op("arith.index_cast", [self.constant_index(n)], _TYPES[int64]), int64, self.k)
 
@@ -362,7 +362,7 @@ class Emitter:
         One of symbolic size is as large as it may ever be.
         """
         kept = float32 if dtype.is_float and dtype.size == 2 and not as_stored else dtype
-        if type(size) is SymInt:
+        if is_symbolic(size):
             if size * kept.size > SCRATCH_BYTES:
                 raise CompileError(f"[lower] {size} elements of scratch memory are too many")
             size = SCRATCH_BYTES // kept.size

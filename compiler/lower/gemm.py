@@ -33,7 +33,7 @@ from mlxir.compiler.lower.index import Var
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, context, ir
-from mlxir.dialects.symbolic import SymInt, plain
+from mlxir.dialects.symbolic import is_symbolic, plain
 from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import CompileError
 
@@ -113,7 +113,7 @@ def _met(extent: int) -> int:
     """The extent for which a product is scheduled. A symbolic one: the least of its class, for which no tile is larger
     than the matrix; in the class of the large ones, the first that is met.
     """
-    if type(extent) is not SymInt:
+    if not is_symbolic(extent):
         return extent
     low = next((n for n in SIZE_CLASSES if extent >= n), 1)
     return plain(extent) if low == SIZE_CLASSES[0] else low
@@ -126,7 +126,7 @@ def _side_met(side: Side) -> Side:
 
 def _present(overlap: int) -> bool:
     """Whether code for an overlap is needed: a symbolic one may be 0 for one size and not for another."""
-    return type(overlap) is SymInt or overlap != 0
+    return is_symbolic(overlap) or overlap != 0
 
 
 class _Target(NamedTuple):
@@ -150,7 +150,7 @@ class _Blocked:
             self.a, self.b = self.b, self.a  # compute the transpose; only the names of rows and columns change
         self.m, self.n = self.a.lane.extent, self.b.lane.extent
         a, b = _side_met(self.a.side), _side_met(self.b.side)
-        whole = type(self.depth) is not SymInt  # a part of a vector along K is made for one depth
+        whole = not is_symbolic(self.depth)  # a part of a vector along K is made for one depth
         self.schedule = choose(plain(product.b.extent), m, n, depth, a, b, self.dtype.size, vector_bytes, whole)
         if not whole:
             self.schedule = self.schedule._replace(panel=PANEL if depth >= SIZE_CLASSES[0] else SIZE_CLASSES[0])

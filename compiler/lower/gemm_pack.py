@@ -15,7 +15,7 @@ from mlxir.compiler.lower.loops import over
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
-from mlxir.dialects.symbolic import SymInt
+from mlxir.dialects.symbolic import is_symbolic
 from mlxir.runtime.dtypes import Dtype
 
 CHUNK = 16  # rows of a matrix that one iteration packs
@@ -82,7 +82,7 @@ class Packing(NamedTuple):
 def first_lane(e: VectorEmitter, tile: ir.Value, width: int, extent: int) -> ir.Value:
     """The first lane of a tile; the last tile moves back to stay inside."""
     first = e.times(tile, width)
-    whole = type(extent) is not SymInt and extent % width == 0
+    whole = not is_symbolic(extent) and extent % width == 0
     return first if whole else e.least(first, max(extent - width, 0))
 
 
@@ -183,7 +183,7 @@ def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, fl
             e.lanes(lane, p.width, copy)
 
         e.repeat(step, p.depth // n, squares)
-        if type(p.depth) is SymInt or p.depth % n:
+        if is_symbolic(p.depth) or p.depth % n:
             e.repeat(single, p.depth % n, tail)
 
     over(e, [p.batch, tile], panel)

@@ -34,7 +34,7 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, children, indices, reachable, substitute
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import Aval
-from mlxir.dialects.symbolic import SymInt, plain
+from mlxir.dialects.symbolic import is_symbolic, plain
 from mlxir.runtime.dtypes import Dtype
 
 COSTLY = 8
@@ -101,7 +101,7 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
 
 
 SIZES = "mx.sizes"
-"""The attribute of a kernel whose last argument holds the lengths of symbolic axes, s0, s1, ... (compiler/generic.py)"""
+"""The attribute of a kernel whose last argument holds the lengths of symbolic axes: s0, s1 ... (compiler/generic.py)"""
 
 
 def sizes_of(function: Function, buffers: Sequence[Any]) -> Any:
@@ -296,7 +296,7 @@ def over(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> int:
     def bind() -> None:
         if len(variables) == 1:
             e.variables[variables[0]] = e.variables[flat]
-        elif any(type(n) is SymInt for n in extents):
+        elif any(is_symbolic(n) for n in extents):
             rest = e.variables[flat]
             for v in reversed(variables):
                 extent = e.constant_index(v.extent)
@@ -533,7 +533,7 @@ class _ColumnEmitter:
         else:
             rows = [Index.of(step) * unroll + u for u in range(unroll)]
             e.repeat(step, e.constant_index(step.extent), lambda: body([e.index(r) for r in rows]))
-            if type(var.extent) is SymInt:  # the others, if any, are a multiple of `unroll`
+            if is_symbolic(var.extent):  # the others, if any, are a multiple of `unroll`
                 rest = Var(f"{var.name}_rest", var.extent - step.extent * unroll)
                 row = Index.of(rest) + step.extent * unroll
                 e.repeat(rest, e.constant_index(rest.extent), lambda: body([e.index(row)]))
@@ -544,7 +544,7 @@ class _ColumnEmitter:
         """
         e, last = self.e, self.form.inner[-1]
         accumulators = [e.scratch(self.block, n.dtype) for n in stage]
-        symbolic = type(last.extent) is SymInt
+        symbolic = is_symbolic(last.extent)
         unroll = ROWS_AT_ONCE if symbolic else next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
 
         def clear() -> None:

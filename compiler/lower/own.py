@@ -43,6 +43,10 @@ class OwnEmitter(VectorEmitter):
     def divided(self, a: ir.Value, n: int) -> ir.Value:
         return a if n == 1 else self.k.op("arith.divsi", [a, self.constant_index(n)], INDEX)
 
+    def shuffled(self, vector: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        """Lane i of the result is lane `lanes[i]`."""
+        return self.k.op("vector.shuffle", [vector, vector], vector.type, mask=ir.DenseI64ArrayAttr.get(lanes))
+
     def number(self, position: Any, dtype: Dtype) -> Reg:
         """A position as an integer register."""
         from_index = self.k.op("arith.index_cast", [self.at(position)], ir.IntegerType.get_signless(8 * dtype.size))

@@ -87,15 +87,15 @@ class _Job:
 
     # -- steps ------------------------------------------------------------------------------------------------------
     def copy(self, e: OwnEmitter) -> tuple[int, float]:
-        return self._each_element(e, lambda dims: self.kernel.value(e, self.x, dims))
+        return self._each_element(e, lambda position: self._old(e, position))
 
-    def _each_element(self, e: OwnEmitter, value: Callable[[Sequence[Var]], Reg]) -> tuple[int, float]:
-        dims = [Var(f"i{a}", n) for a, n in enumerate(self.x.shape)]
+    def _each_element(self, e: OwnEmitter, value: Callable[[Index], Reg]) -> tuple[int, float]:
+        """Stores `value` of each position."""
+        flat = Var("p", self.x.aval.size)
+        return over(e, [flat], lambda: e.write(value(Index.of(flat)), e.buffers[self.kernel.out], flat)), 2.0
 
-        def element() -> None:
-            e.write(value(dims), e.buffers[self.kernel.out], linear(tuple(Index.of(d) for d in dims), self.x.shape))
-
-        return over(e, dims, element), 2.0
+    def _old(self, e: OwnEmitter, position: Index) -> Reg:
+        return self.kernel.value(e, self.x, delinearize(position, self.x.shape))
 
     def updates_in_order(self, e: OwnEmitter) -> tuple[int, float]:
         rest = [v for v in self.picks if v not in self.apart]
@@ -140,9 +140,8 @@ class _Job:
     def combine(self, e: OwnEmitter, own: int) -> tuple[int, float]:
         """The array with the blocks' arrays, in order."""
 
-        def value(dims: Sequence[Var]) -> Reg:
-            total = self.kernel.value(e, self.x, dims)
-            position = e.at(linear(tuple(Index.of(d) for d in dims), self.x.shape))
+        def value(position: Index) -> Reg:
+            total = self._old(e, position)
             for n in range(BLOCKS):
                 part = e.read(e.buffers[own], self.dtype, position, n * self.x.aval.size)
                 total = _COMBINE[self.mode](e.k, total, part)

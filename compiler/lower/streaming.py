@@ -31,8 +31,10 @@ WIDEST = 512  # features: wider blocks would outgrow L2
 
 
 def fits(op: Op) -> bool:
-    """Whether an attention operation is one that these kernels take."""
+    """Whether an attention operation is one that these kernels take: their blocks are made for the numbers."""
     q, k, v = op.operands[:3]
+    if any(type(n) is not int for x in (q, k, v) for n in x.shape):
+        return False
     return 0 not in (*q.shape, *k.shape, *v.shape) and max(q.shape[3], v.shape[3]) <= WIDEST
 
 

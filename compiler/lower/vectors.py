@@ -11,7 +11,7 @@ from mlxir.compiler.lower.emit import Emitter
 from mlxir.compiler.lower.index import Var
 from mlxir.dialects.mlir import context, ir
 from mlxir.dialects.mx import Primitive
-from mlxir.dialects.symbolic import SymInt
+from mlxir.dialects.symbolic import is_symbolic
 from mlxir.runtime.dtypes import Dtype, bool_, int64
 
 with context:
@@ -28,7 +28,7 @@ class VectorEmitter(Emitter):
     # -- positions --------------------------------------------------------------------------------------------------
     def plus(self, a: ir.Value, b: ir.Value | int) -> ir.Value:
         if isinstance(b, int):
-            if type(b) is not SymInt and b == 0:
+            if not is_symbolic(b) and b == 0:
                 return a
             b = self.constant_index(b)
         return self.k.op("arith.addi", [a, b], INDEX)

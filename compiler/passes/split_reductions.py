@@ -14,7 +14,7 @@ from math import prod
 
 from mlxir.dialects.mlir import Function, Module, Op, Tensor
 from mlxir.dialects.mx.contract import matmul
-from mlxir.dialects.symbolic import SymInt
+from mlxir.dialects.symbolic import is_symbolic
 
 FEW_RESULTS = 256  # as many rows keep all threads busy
 MANY_ELEMENTS = 1 << 15
@@ -59,7 +59,7 @@ def _by_first_axis(op: Op) -> bool:
     if op.record.kind != "reduction" or len(op.attrs["axes"]) < 2:
         return False
     x, axes, results = op.operands[0], op.attrs["axes"], op.results[0].aval.size
-    if type(x.aval.size) is SymInt:
+    if is_symbolic(x.aval.size):
         return False
     leading = tuple(axes) == tuple(range(len(axes))) and len(axes) < len(x.shape)
     return leading and results <= FEW_RESULTS and 8 <= x.shape[0] <= 1024 and x.aval.size >= MANY_ELEMENTS
@@ -73,7 +73,7 @@ def _pieces(op: Op) -> int:
     if list(axes) != list(range(axes[0], axes[0] + len(axes))):
         return 0
     count = prod(x.shape[a] for a in axes)
-    if type(count) is SymInt:  # no piece fits all sizes
+    if is_symbolic(count):  # no piece fits all sizes
         return 0
     results = op.results[0].aval.size
     if axes[0] == 0 and axes[-1] < len(x.shape) - 1 and results > FEW_RESULTS and count * results >= LARGE:
@@ -88,7 +88,7 @@ def _pieces(op: Op) -> int:
 def _split_depth(main: Function, op: Op) -> None:
     """Products of pieces of K as one batch, whose results are added up. Those of 2-byte floats would be rounded."""
     (a, b), (result,) = op.operands, op.results
-    if len(a.shape) != 2 or len(b.shape) != 2 or any(type(n) is SymInt for n in (*a.shape, *b.shape)):
+    if len(a.shape) != 2 or len(b.shape) != 2 or any(is_symbolic(n) for n in (*a.shape, *b.shape)):
         return
     ta, tb = op.attrs["ta"], op.attrs["tb"]
     depth = a.shape[0 if ta else 1]

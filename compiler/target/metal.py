@@ -55,7 +55,7 @@ from mlxir.compiler.target.metal_memory import (
 )
 from mlxir.compiler.target.metal_ops import HELPERS, MATHLIB
 from mlxir.compiler.target.metal_reduce import SIMD, helper
-from mlxir.dialects.mlir import Function, context, ir
+from mlxir.dialects.mlir import Function, Op, context, ir
 from mlxir.dialects.mx import Aval
 from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, float32, float64
 from mlxir.runtime.errors import CompileError
@@ -100,7 +100,9 @@ def generate(loops: ir.Module, kernels: dict[str, Lowered], fused: Fused, plan: 
         for launch in fused.launches:
             if launch.kind == "library":
                 continue
-            lowered, origin = kernels[launch.name], _origin(fused.module.find(launch.name))
+            function = fused.module.find(launch.name)
+            _refuse_float64(function)
+            lowered, origin = kernels[launch.name], _origin(function)
             avals = [fused.values[v] for v in (*launch.operands, *launch.results)] + lowered.temporaries
             names = _names(len(launch.operands), len(launch.results), len(lowered.temporaries))
             for step in lowered.steps:
@@ -184,15 +186,29 @@ def _names(inputs: int, outputs: int, temporaries: int) -> list[str]:
     return [f"{role}{i}" for role, count in counts.items() for i in range(count)]
 
 
+def _line_of(op: Op) -> str:
+    """The line of the user's program that an operation comes from, or nothing."""
+    at = op.operation.location
+    return f"{Path(str(at.filename)).name}:{at.start_line}" if isinstance(at, ir.FileLineColLoc) else ""
+
+
 def _origin(function: Function) -> list[str]:
     """The operations that a kernel fuses, by the line of the user's program that they come from."""
     lines: dict[str, list[str]] = {}
     for op in function.read()[0]:
-        at = op.operation.location
-        known = isinstance(at, ir.FileLineColLoc)
-        place = f"{Path(str(at.filename)).name}:{at.start_line}: " if known else ""
-        lines.setdefault(place, []).append(op.record.name)
-    return [f"// {place}{', '.join(names)}" for place, names in lines.items()]
+        lines.setdefault(_line_of(op), []).append(op.record.name)
+    return [f"// {line}{': ' if line else ''}{', '.join(names)}" for line, names in lines.items()]
+
+
+def _refuse_float64(function: Function) -> None:
+    """Metal has no double; the error names the operation and its line."""
+    for op in function.read()[0]:
+        if any(t.dtype is float64 for t in (*op.operands, *op.results)):
+            line = _line_of(op)
+            where = f" ({line})" if line else ""
+            raise CompileError(
+                f"[{op.record.name}] float64 does not exist in Metal{where}: cast to float32, or use the CPU"
+            )
 
 
 class _Shaders:
@@ -252,7 +268,7 @@ class _Shaders:
             uses = [u.owner.operation.name for u in argument.uses]
             if not uses:
                 continue
-            type_ = _element_type(step.name, aval.dtype)
+            type_ = _element_type(aval.dtype)
             body.memory[argument] = Memory(name, type_, "device")
             shape = "x".join(map(str, aval.shape)) or "scalar"
             const = "" if written else "const "
@@ -298,9 +314,7 @@ def _variable(name: str, extent: int) -> Expr:
     return Expr(name, "uint", 0, 0, extent - 1)
 
 
-def _element_type(kernel: str, dtype: Dtype) -> str:
-    if dtype is float64:
-        raise CompileError(f"[metal] {kernel} uses float64, which Metal does not have; cast to float32, or use the CPU")
+def _element_type(dtype: Dtype) -> str:
     if dtype in _TYPES:
         return _TYPES[dtype]
     return (x.SIGNED if dtype.kind == "i" else x.UNSIGNED)[8 * dtype.size]

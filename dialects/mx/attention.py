@@ -101,7 +101,8 @@ def _visible(m: OpBuilder, mask: Any, steps: int, length: int, causal: bool) -> 
     """Which scores count, as something that broadcasts to them; None: all."""
     found = mask if mask.dtype is bool_ else None
     if causal:
-        row = m.reshaped(m.arange(start=length - steps, step=1, length=steps, dtype=int32), (steps, 1))
+        first = 0 if steps == length else length - steps  # a number, where the lengths have names but are equal
+        row = m.reshaped(m.arange(start=first, step=1, length=steps, dtype=int32), (steps, 1))
         below = m.greater_equal(row, m.arange(start=0, step=1, length=length, dtype=int32))
         found = below if found is None else m.logical_and(found, below)
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -20,11 +20,12 @@ import numpy as np
 
 from ..metal.abi import CONSTANTS, MESSAGES, MOST_BUFFERS, PAGE, SIZE
 from ..metal.commands import Span
-from .errors import MetalCheckError, MetalError, ToolchainUnavailable
-from .launch import MetalLibrary, element_dtype
+from .errors import MetalError
+from .launch import MetalLibrary, Report, element_dtype
 from .reflect import Parameter
 
 MEMORY = 4 << 30
+_REPORTS = 1024
 
 
 class MetalMisuseError(MetalError):
@@ -47,17 +48,20 @@ class EmulatedMetal:
 
     Args:
         order: the order in which the threads of a kernel run: 0 forward, 1 reverse, 2 and above pseudo-random.
+        strict: a kernel that the checker finds an error in fails its command buffer; otherwise it is only reported.
         math_modes: whether MTLCompileOptions has `setMathMode:`, as from macOS 15 on.
 
     Attributes:
         dispatched: how often each kernel ran.
+        reports: what the checker found in the last dispatches.
         findings: what is no error and still not as it should be: compiler warnings, arithmetic that overflows, SIMD-group
             functions that a part of a SIMD-group runs.
     """
 
-    def __init__(self, order: int = 0, math_modes: bool = True):
-        self.order, self.math_modes = order, math_modes
+    def __init__(self, order: int = 0, strict: bool = True, math_modes: bool = True):
+        self.order, self.strict, self.math_modes = order, strict, math_modes
         self.dispatched: Counter[str] = Counter()
+        self.reports: deque[Report] = deque(maxlen=_REPORTS)
         self.findings: list[str] = []
         self._numbers = itertools.count(0x1000, 16)
         self._objects: dict[int, _Object] = {}
@@ -111,7 +115,7 @@ class EmulatedMetal:
     # -- objects -------------------------------------------------------------------------------------------------------
     def _add(self, made: _Object) -> int:
         handle = next(self._numbers)
-        self._objects[handle] = made
+        self._objects[handle], made.handle = made, handle
         return handle
 
     def _object(self, handle: int | None, selector: str) -> _Object:
@@ -152,15 +156,14 @@ class EmulatedMetal:
     def _release(self, target: _Object) -> None:
         target.owners -= 1
         if not target.owners:
-            for handle in [h for h, o in list(self._objects.items()) if o is target]:
-                del self._objects[handle]
+            del self._objects[target.handle]
 
     def _drain(self, target: _Object) -> None:
         if self._local.pools[-1] is not target:
             raise MetalMisuseError("an autorelease pool is drained that is not the innermost of its thread")
         self._local.pools = self._local.pools[:-1]
         for handle in target.held:
-            held = self._objects[handle]
+            held = self._object(handle, "the release of an autoreleased object")
             if held.kind == "MTLComputeCommandEncoder" and held.open:
                 raise MetalMisuseError("an encoder is deallocated without endEncoding")
             self._release(held)
@@ -369,12 +372,14 @@ class EmulatedMetal:
                 arrays = {i: _array(p, *bound[i]) for i, p in kernel.buffers.items()}
                 try:
                     report = pipeline.library.run(
-                        kernel.name, arrays, grid, group, order=self.order, in_threadgroups=in_threadgroups
-                    )
+                        kernel.name, arrays, grid, group, order=self.order, in_threadgroups=in_threadgroups,
+                        strict=self.strict,
+                    )  # fmt: skip
                 except MetalError as error:
                     buffer.message = str(error)
                     return
                 self.dispatched[kernel.name] += 1
+                self.reports.append(report)
                 self.findings += [f"{kernel.name}: {text}" for text in (*report.warnings, *report.divergences)]
 
     def _status(self, target: _Object) -> int:

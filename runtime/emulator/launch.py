@@ -95,6 +95,11 @@ def _element(type_: str) -> tuple[str, int]:
     return type_, 1
 
 
+def element_dtype(p: Parameter) -> np.dtype[Any]:
+    """NumPy's dtype for the elements of a buffer; bytes for a struct of the source."""
+    return _DTYPES.get(_element(p.type)[0], np.dtype(np.uint8))
+
+
 def _value(value: object, p: Parameter) -> np.ndarray:
     """A Python or NumPy scalar, or a short sequence, in the dtype and size of the read-only parameter `p`."""
     type_, components = _element(p.type)
@@ -143,6 +148,7 @@ class MetalLibrary:
         source: Metal Shading Language, as it would be given to newLibraryWithSource.
 
     Attributes:
+        source: as given.
         kernels: signature of every kernel, by name.
         warnings: the compiler's warnings; a shader that is worth shipping has none.
 
@@ -153,6 +159,7 @@ class MetalLibrary:
 
     def __init__(self, source: str):
         lint(source)
+        self.source = source
         self.source_lines = source.splitlines()
         self.kernels = parse_kernels(source)
         built = build.compile_kernels(source, self.kernels)

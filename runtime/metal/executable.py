@@ -25,7 +25,10 @@ Library = Callable[[str, dict, list[np.ndarray], list[Spec]], list[np.ndarray]]
 
 
 class Place(NamedTuple):
-    """Where a step finds a value: byte `at` of the arena (`entry` is -1), or buffer `entry` of the table."""
+    """Where a step finds a value: from byte `at` on in the arena (`entry` is -1) or in buffer `entry` of the table.
+
+    The table has the parameters, the results, and one buffer with all constants.
+    """
 
     entry: int
     at: int
@@ -66,11 +69,16 @@ class Host(NamedTuple):
 class Executable:
     """Shaders compiled for `device` with their schedule. `run` is safe to call from several threads.
 
-    `library` computes the steps on the host. Raises DeviceError where Metal refuses the shaders.
+    `library` computes the steps on the host; `constants` are the bytes that places of that kind lie in. Raises
+    DeviceError where Metal refuses the shaders.
     """
 
-    def __init__(self, device: Device, source: str, schedule: dict[str, Any], library: Library):
+    def __init__(
+        self, device: Device, source: str, schedule: dict[str, Any], library: Library,
+        constants: np.ndarray | None = None,
+    ):  # fmt: skip
         self._device, self._library, self.schedule = device, library, schedule
+        self._constants = [] if constants is None else [share(Buffer.from_numpy(constants))]
         self.code_bytes = len(source)
         if schedule["version"] != 1:
             raise ValueError(f"[metal] a schedule of version {schedule['version']} is unknown here")
@@ -102,14 +110,17 @@ class Executable:
 
     def _place(self, place: dict[str, Any]) -> Place:
         shape, dtype = _spec(place)
-        first = {"arena": -1, "parameter": 0, "result": len(self.schedule["parameters"])}[place["kind"]]
-        entry, at = (-1, place["at"]) if first < 0 else (first + place["at"], 0)
-        return Place(entry, at, place["bytes"], shape, dtype)
+        kind, at = place["kind"], place["at"]
+        inputs, results = len(self.schedule["parameters"]), len(self.schedule["results"])
+        if kind in ("parameter", "result"):
+            return Place(at if kind == "parameter" else inputs + at, 0, place["bytes"], shape, dtype)
+        return Place({"arena": -1, "constant": inputs + results}[kind], at, place["bytes"], shape, dtype)
 
     # -- running -------------------------------------------------------------------------------------------------------
     def run(self, arguments: Sequence[Buffer]) -> list[Buffer]:
         """The results for concrete arguments, which must have the parameters' shapes and dtypes."""
         table = [share(b) for b in arguments] + [result(shape, dtype) for shape, dtype in self._results]
+        table += self._constants
         arena = shared.take(self._arena)
         try:
             with self._device.autoreleased(), Commands(self._device) as commands:
@@ -135,15 +146,12 @@ class Executable:
 
 
 def _address(place: Place, arena: int, table: list[Buffer]) -> int:
-    return arena + place.at if place.entry < 0 else table[place.entry].pointer
+    return (arena if place.entry < 0 else table[place.entry].pointer) + place.at
 
 
 def _view(place: Place, arena: int, table: list[Buffer]) -> np.ndarray:
-    if place.entry >= 0:
-        return table[place.entry].numpy()
-    count = prod(place.shape)
-    raw = (ctypes.c_uint8 * max(place.nbytes, 1)).from_address(arena + place.at)
-    return np.frombuffer(raw, place.dtype.numpy, count).reshape(place.shape)
+    raw = (ctypes.c_uint8 * max(place.nbytes, 1)).from_address(_address(place, arena, table))
+    return np.frombuffer(raw, place.dtype.numpy, prod(place.shape)).reshape(place.shape)
 
 
 def _spec(spec: dict[str, Any]) -> Spec:
@@ -154,6 +162,7 @@ def _attribute(value: Any) -> Any:
     """An attribute as the record knows it: the inverse of what the schedule's writer does."""
     if isinstance(value, list):
         return tuple([_attribute(v) for v in value])
-    if isinstance(value, dict):
-        return dtypes.from_name(value["dtype"]) if "dtype" in value else complex(*value["complex"])
-    return value
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    return {"dtype": dtypes.from_name, "complex": lambda parts: complex(*parts), "float": float}[kind](inner)

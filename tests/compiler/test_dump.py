@@ -95,7 +95,7 @@ def test_stages_are_written_as_asked(tmp_path: Path) -> None:
 def test_an_old_file_does_not_outlive_a_failed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mx.dump(softmax, "f32[2,3]", directory=tmp_path)
 
-    def fail(module: object) -> None:
+    def fail(module: object, **options: object) -> None:
         raise RuntimeError("the pass fails")
 
     monkeypatch.setattr(evaluate.pipeline(), "fuse", fail)

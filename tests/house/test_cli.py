@@ -209,7 +209,7 @@ def test_metal_is_written_on_any_machine(capsys: pytest.CaptureFixture[str], tmp
     ran = Ran(capsys, "dump", f"{ATTENTION}:attention", "--target", "metal", "-o", tmp_path)
     numbered = [STAGES[s][0] for s in TARGETS["metal"] if s not in ("metal", "schedule")]
     assert ran.code == 0
-    assert [f.name for f in sorted(tmp_path.iterdir())] == [*numbered, "kernels.metal", "schedule.json"]
+    assert [f.name for f in sorted(tmp_path.iterdir())] == [*numbered, "README.md", "kernels.metal", "schedule.json"]
     shaders, schedule = tmp_path / "kernels.metal", tmp_path / "schedule.json"
     steps = json.loads(schedule.read_text())["steps"]
     assert steps and all(f"kernel void {s['kernel']}(" in shaders.read_text() for s in steps)

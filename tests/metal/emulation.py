@@ -1,4 +1,4 @@
-"""Runs what the Metal target makes: shaders of several programs in one library, schedules step by step in emulation.
+"""Runs what the Metal target makes: shaders of several programs in one library, schedules by the product's runtime.
 
 Every buffer that a kernel writes is filled with 0xAA bytes before, so a value that is never written shows.
 """
@@ -6,6 +6,8 @@ Every buffer that a kernel writes is filled with 0xAA bytes before, so a value t
 from __future__ import annotations
 
 import copy
+import ctypes
+import functools
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from metal.verifier import MetalLibrary, Report
 
 from mlxir.compiler import graph
 from mlxir.compiler.cache import library_step
 from mlxir.compiler.pipeline import compile_metal
 from mlxir.compiler.program import Program
-from mlxir.runtime import dtypes
+from mlxir.runtime.buffers import Block, Buffer
+from mlxir.runtime.emulator import MetalLibrary, Report
+from mlxir.runtime.emulator.device import EmulatedMetal
+from mlxir.runtime.metal import memory
+from mlxir.runtime.metal.device import Device
+from mlxir.runtime.metal.executable import Executable
 
 _KERNEL = re.compile(r"kernel void (\w+)\(")
 
@@ -67,33 +73,38 @@ def _merged(texts: Sequence[str]) -> str:
 def run_schedule(
     schedule: dict[str, Any], library: MetalLibrary | None, arguments: Sequence[np.ndarray], order: int
 ) -> tuple[list[np.ndarray], list[Report]]:
-    """Execute the steps of a schedule; outputs, and a report per kernel."""
-    inputs, reports = [np.array(a) for a in arguments], []
-    results = [_unwritten(s) for s in schedule["results"]]
-    arena = np.full(schedule["arena"], 0xAA, np.uint8)
+    """Execute the steps of a schedule with the product's runtime on an emulated device; outputs, a report per kernel."""
+    backend, device = _device(order)
+    if library is not None:
+        _alive[order, library.source] = device.shaders(library.source)
+    executable = Executable(device, library.source if library is not None else "", schedule, library_step)
+    inputs = [memory.share(Buffer.from_numpy(np.array(a))) for a in arguments]
+    _poison()
+    backend.reports.clear()
+    return [b.numpy() for b in executable.run(inputs)], list(backend.reports)
 
-    def view(place: dict[str, Any]) -> np.ndarray:
-        if place["kind"] == "arena":
-            raw = arena[place["at"] : place["at"] + place["bytes"]]
-            return raw.view(_numpy(place)).reshape(place["shape"])
-        return (inputs if place["kind"] == "parameter" else results)[place["at"]]
 
-    for step in schedule["steps"]:
-        if "library" in step:
-            attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in step["attrs"].items()}
-            specs = [(tuple(r["shape"]), dtypes.from_name(r["dtype"])) for r in step["results"]]
-            values = library_step(step["library"], attrs, [view(o) for o in step["operands"]], specs)
-            for place, value in zip(step["results"], values, strict=True):
-                view(place)[...] = value
-            continue
-        assert library is not None
-        buffers = {b["index"]: _bound(view(b)) for b in step["buffers"]}
-        groups = step["dispatch"] == "threadgroups"
-        grid, threadgroup = step["grid"], step["threadgroup"]
-        reports.append(
-            library.run(step["kernel"], buffers, grid, threadgroup, order=order, in_threadgroups=groups, strict=False)
-        )
-    return [inputs[i] if i < len(inputs) else results[i - len(inputs)] for i in schedule["outputs"]], reports
+@functools.cache
+def _device(order: int) -> tuple[EmulatedMetal, Device]:
+    backend = EmulatedMetal(order, strict=False)
+    return backend, Device(backend)
+
+
+_alive: dict[tuple[int, str], Any] = {}  # a library is compiled once, however many programs it serves
+
+
+def _filled(size: int) -> Block:
+    """Fresh memory in which a value that is never written shows."""
+    address, raw = memory.pages.block(size)
+    ctypes.memset(address, 0xAA, size)
+    return address, raw
+
+
+def _poison() -> None:
+    memory.shared.source = _filled
+    for size, blocks in memory.shared.free.items():
+        for address, _ in blocks:
+            ctypes.memset(address, 0xAA, size)
 
 
 def _renamed(schedule: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -102,21 +113,3 @@ def _renamed(schedule: dict[str, Any], prefix: str) -> dict[str, Any]:
         if "kernel" in step:
             step["kernel"] = prefix + step["kernel"]
     return schedule
-
-
-def _numpy(spec: dict[str, Any]) -> np.dtype:
-    return dtypes.from_name(spec["dtype"]).numpy
-
-
-def _unwritten(spec: dict[str, Any]) -> np.ndarray:
-    array = np.empty(spec["shape"], _numpy(spec))
-    array.reshape(-1).view(np.uint8)[:] = 0xAA
-    return array
-
-
-def _bound(array: np.ndarray) -> np.ndarray:
-    """As the shader declares it: bool as bytes, complex numbers as pairs of floats."""
-    flat = array.reshape(-1)
-    if array.dtype == np.bool_:
-        return flat.view(np.uint8)
-    return flat.view(np.float32) if array.dtype == np.complex64 else flat

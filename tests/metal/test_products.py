@@ -9,8 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from metal.emulation import Shaders, run_schedule, traced
-from metal.verifier import MetalError, MetalLibrary, unavailable_reason
+from metal.emulation import Shaders, traced
+from metal.verifier import unavailable_reason
 
 from mlxir.compiler.pipeline import compile_metal, transformed_program
 from mlxir.runtime.dtypes import float32
