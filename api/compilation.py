@@ -35,7 +35,7 @@ from mlxir.runtime.knobs import knobs
 from mlxir.runtime.trees import leaves, tree_map, update
 
 from .captured import Placeholders, Snapshot, written
-from .entries import Entry, Traced, replay
+from .entries import Assumed, Entry, Traced, replay
 from .ndarray import array
 from .signatures import (
     KEYWORD,
@@ -115,7 +115,7 @@ class _Cache:
         self.traces: dict[tuple, list[Traced]] = {}  # shapeless ones, by their key without sizes
         self.spots: dict[tuple, _Spots] = {}  # by key without numbers
         self.shared_spots: dict[tuple, _Spots] = {}  # by key without sizes and numbers
-        self.described: list[tuple[Description, Traced]] = []
+        self.described: list[tuple[Description, Assumed]] = []
         # The last signature is compared before anything is hashed.
         self.last: tuple[list, Entry | None] = ([object()], None)
         self.hits = self.misses = 0
@@ -136,6 +136,8 @@ class _Cache:
         if found is None:
             if len(self.spots) >= knobs.cache_entries:
                 self.spots.clear()
+            if len(self.shared_spots) >= knobs.cache_entries:
+                self.shared_spots.clear()
             found = self.shared_spots.setdefault(tuple(without_sizes(short, values)), _Spots(len(numbers)))
             self.spots[short] = found
         return found
@@ -242,6 +244,8 @@ class _Cache:
             raise
         if self.shapeless:
             coarse = tuple(without_sizes(with_inputs(key, numbers, inputs), values))
+            if len(self.traces) >= knobs.cache_entries:
+                self.traces.pop(next(iter(self.traces)))
             self.traces[coarse] = [traced, *self.traces.get(coarse, ())][:MOST_ALTERNATIVES]
         self.misses += 1
         self.explain(args, kwargs, numbers, values, traced)
@@ -295,7 +299,7 @@ class _Cache:
             print(f"[mlxir] {self.name}{at(self.where)} is traced again, called{at(user_frame())}:", file=sys.stderr)
             for line in lines or ["nothing differs that a signature holds"]:
                 print(f"[mlxir]   {line}", file=sys.stderr)
-        self.described = [*self.described, (call, traced)][-EXPLAINED:]
+        self.described = [*self.described, (call, traced.assumed)][-EXPLAINED:]
 
 
 # -- the public functions --------------------------------------------------------------------------------------------
@@ -386,7 +390,7 @@ def _in_turn(compiled: Callable[..., Any], lock: Any) -> Callable[..., Any]:
 
 
 def traced(fun: Callable, args: tuple, kwargs: dict) -> tuple[Program, list[Value]]:
-    """The program that a call of `fun`, compiled or plain, is compiled to; and the captured values, its last parameters.
+    """The program that a call of `fun`, compiled or plain, is compiled to; its last parameters, the captured values.
 
     Nothing is evaluated, and captured state stays as it is. Raises what `compile` raises.
     """

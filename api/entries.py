@@ -16,7 +16,7 @@ from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import numbers_in, substitute
 from mlxir.dialects.symbolic import SYMBOLIC, Scope, function
 from mlxir.runtime.buffers import Buffer
-from mlxir.runtime.errors import at
+from mlxir.runtime.errors import Where, at
 from mlxir.runtime.trees import children, container_kind, leaves, maker, tree_map
 
 from .captured import write
@@ -121,6 +121,29 @@ class Entry:
         return self.rebuild(arrays)
 
 
+class Assumed(NamedTuple):
+    """What a trace assumed of sizes and numbers, kept for explanations when the trace itself is gone."""
+
+    names: list[str]
+    sources: list[tuple[int, int]]
+    conditions: dict[str, Where]
+
+    def broken(self, values: Sequence[Value], numbers: Numbers, call: Description) -> list[str]:
+        """What another call does not keep, a line each."""
+        try:
+            symbols = [values[i].shape[j] if i >= 0 else numbers[j][1] for i, j in self.sources]
+        except IndexError:  # a call of another structure
+            return []
+        named = {name: f"{call.arrays[i]}.shape[{j}]" if i >= 0 else call.numbers[j]
+                 for name, (i, j) in zip(self.names, self.sources, strict=True)}  # fmt: skip
+        lines = []
+        for text, where in self.conditions.items():
+            if not function(self.names, [text], "and")(*symbols):
+                shown = re.sub(r"\bs\d+\b", lambda found: named[found[0]], text)
+                lines.append(f"the trace before assumed {shown}{at(where)}")
+        return lines
+
+
 class Traced:
     """What one trace recorded, symbolic sizes and numbers included; see `Entry` for `captured` and `places`."""
 
@@ -148,7 +171,8 @@ class Traced:
         self.family = None
         if needed and not any(n.symbols & values for n in needed.values()):
             self.family = family(program, sizes, list(needed), scope.same_as)
-        self.holds = function(self.names, scope.assumptions(), "and")
+        self.assumed = Assumed(self.names, sources, scope.assumptions())
+        self.holds = function(self.names, self.assumed.conditions, "and")
         self.concrete = function(self.names, list(self.inner), ",")
 
     def own(self, value: Value) -> bool:
@@ -169,21 +193,6 @@ class Traced:
             return self.holds(*symbols)
         except ArithmeticError:
             return False
-
-    def broken(self, values: Sequence[Value], numbers: Numbers, call: Description) -> list[str]:
-        """What the trace assumed and another call does not keep, a line each."""
-        try:
-            symbols = self.symbols(values, numbers)
-        except IndexError:  # a call of another structure
-            return []
-        named = {name: f"{call.arrays[i]}.shape[{j}]" if i >= 0 else call.numbers[j]
-                 for name, (i, j) in zip(self.names, self.sources, strict=True)}  # fmt: skip
-        lines = []
-        for text, where in self.scope.assumptions().items():
-            if not function(self.names, [text], "and")(*symbols):
-                shown = re.sub(r"\bs\d+\b", lambda found: named[found[0]], text)
-                lines.append(f"the trace before assumed {shown}{at(where)}")
-        return lines
 
     def entry(self, symbols: list[int | float]) -> Entry:
         """The trace with numbers for its symbols, but for those that are inputs."""

@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlxir.dialects import polynomials as poly
+from mlxir.dialects.polynomials import Terms, text_of
 from mlxir.runtime.errors import CompileError, Where, user_frame
 
-Terms = dict[tuple[str, ...], int]
-"""A polynomial: (sorted atoms of a product) -> coefficient; the empty product is the constant."""
 
 class Opaque(NamedTuple):
     """What an atom `a // b` or `a % b` is made of, beside the symbols in it."""
@@ -258,63 +258,6 @@ def _terms(x: Any) -> Terms:
     return x.terms if type(x) is SymInt else ({(): x} if x else {})
 
 
-def _sum(a: Terms, b: Terms, factor: int = 1) -> Terms:
-    out = dict(a)
-    for product, c in b.items():
-        c = out.get(product, 0) + factor * c
-        if c:
-            out[product] = c
-        else:
-            out.pop(product, None)
-    return out
-
-
-def _product(a: Terms, b: Terms) -> Terms:
-    out: Terms = {}
-    for p, c in a.items():
-        for q, d in b.items():
-            out = _sum(out, {tuple(sorted(p + q)): c * d})
-    return out
-
-
-def _order(product: tuple[str, ...]) -> tuple:
-    return -len(product), product
-
-
-def _without(product: tuple[str, ...], factor: tuple[str, ...]) -> tuple[str, ...]:
-    left = Counter(product)
-    left.subtract(factor)
-    return tuple(sorted(left.elements()))
-
-
-def _within(factor: tuple[str, ...], product: tuple[str, ...]) -> bool:
-    return Counter(factor) <= Counter(product)
-
-
-def _quotient(a: Terms, b: Terms) -> tuple[Terms, Terms]:
-    """(q, r) with a = q * b + r, as far as the leading term of b divides."""
-    lead = min(b, key=_order)
-    whole: Terms = {}
-    rest = dict(a)
-    # Each step replaces a term by smaller ones (in graded order), so this ends.
-    while divisible := [p for p in rest if not rest[p] % b[lead] and _within(lead, p)]:
-        product = min(divisible, key=_order)
-        factor: Terms = {_without(product, lead): rest[product] // b[lead]}
-        whole, rest = _sum(whole, factor), _sum(rest, _product(factor, b), -1)
-    return whole, rest
-
-
-def text_of(terms: Terms) -> str:
-    """`2*s0*s1 + s0 - 3`."""
-    out = ""
-    for product in sorted(terms, key=_order):
-        c = terms[product]
-        factors = [str(abs(c))] * (abs(c) != 1 or not product) + list(product)
-        sign = ("-" if c < 0 else "") if not out else (" - " if c < 0 else " + ")
-        out += sign + "*".join(factors)
-    return out or "0"
-
-
 class SymInt(_Symbolic):
     """An integer of a trace; see the module's docstring."""
 
@@ -356,41 +299,41 @@ class SymInt(_Symbolic):
         if lower_bound(scope, q) > 0 and (sign == "%" or lower_bound(scope, p) >= 0):
             scope.least[atom] = 0
             if sign == "//":
-                above = lower_bound(scope, _sum(p, q, -1)) >= 0  # what is at least its divisor
+                above = lower_bound(scope, poly.add(p, q, -1)) >= 0  # what is at least its divisor
                 scope.least[atom] = int(above) if any(q) else int(lower_bound(scope, p)) // q[()]
         return SymInt(scope, {(atom,): 1}, hint)
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
     def _add(self, a: Any, b: Any) -> Any:
-        return self._made(_sum(_terms(a), _terms(b)), plain(a) + plain(b))
+        return self._made(poly.add(_terms(a), _terms(b)), plain(a) + plain(b))
 
     def _subtract(self, a: Any, b: Any) -> Any:
-        return self._made(_sum(_terms(a), _terms(b), -1), plain(a) - plain(b))
+        return self._made(poly.add(_terms(a), _terms(b), -1), plain(a) - plain(b))
 
     def _multiply(self, a: Any, b: Any) -> Any:
-        return self._made(_product(_terms(a), _terms(b)), plain(a) * plain(b))
+        return self._made(poly.multiply(_terms(a), _terms(b)), plain(a) * plain(b))
 
     def _divide(self, a: Any, b: Any) -> tuple[Any, Any]:
         """(a // b, a % b): the polynomial quotient, and what is left as an opaque atom."""
         hints = divmod(plain(a), plain(b))  # raises ZeroDivisionError
         if type(b) is SymInt and lower_bound(self.scope, b.terms) <= 0:
             _compared(self.scope, "==", b, 0)  # 0 does not divide: another size might
-        whole, rest = _quotient(_terms(a), _terms(b))
+        whole, rest = poly.quotient(_terms(a), _terms(b))
         if not rest:
             return self._made(whole, hints[0]), 0
         left = self._made(rest, plain(a) - _evaluated(self.scope, whole) * plain(b))
         if type(left) is int and type(b) is int:
-            return self._made(_sum(whole, _terms(left // b)), hints[0]), left % b
+            return self._made(poly.add(whole, _terms(left // b)), hints[0]), left % b
         for shift in (0, 1):  # left or left + b may be known to be the remainder
-            terms = _sum(_terms(left), _terms(b), shift)
-            if lower_bound(self.scope, terms) >= 0 and lower_bound(self.scope, _sum(_terms(b), terms, -1)) > 0:
-                return self._made(_sum(whole, {(): shift}, -1), hints[0]), self._made(terms, hints[1])
-        if type(b) is int and b > 0 and lower_bound(self.scope, _sum({}, rest, -1)) >= 0:
+            terms = poly.add(_terms(left), _terms(b), shift)
+            if lower_bound(self.scope, terms) >= 0 and lower_bound(self.scope, poly.add(_terms(b), terms, -1)) > 0:
+                return self._made(poly.add(whole, {(): shift}, -1), hints[0]), self._made(terms, hints[1])
+        if type(b) is int and b > 0 and lower_bound(self.scope, poly.add({}, rest, -1)) >= 0:
             above = self._divide(b - 1 - left, b)[0]  # a // b = -((b - 1 - a) // b): natural atoms only
-            quotient = self._made(_sum(whole, _terms(above), -1), hints[0])
+            quotient = self._made(poly.add(whole, _terms(above), -1), hints[0])
             return quotient, a - quotient * b
         quotient = self._opaque("//", left, b, plain(left) // plain(b))
-        return self._made(_sum(whole, _terms(quotient)), hints[0]), self._opaque("%", left, b, hints[1])
+        return self._made(poly.add(whole, _terms(quotient)), hints[0]), self._opaque("%", left, b, hints[1])
 
     def __neg__(self) -> Any:
         return 0 - self
@@ -447,8 +390,8 @@ def lower_bound(scope: Scope, terms: Terms) -> float:
         for atom in product:
             if atom not in scope.least:
                 return -math.inf
-            part = _sum(_product(part, {(atom,): 1}), part, scope.least[atom])
-        shifted = _sum(shifted, part)
+            part = poly.add(poly.multiply(part, {(atom,): 1}), part, scope.least[atom])
+        shifted = poly.add(shifted, part)
     return -math.inf if any(c < 0 for p, c in shifted.items() if p) else shifted.get((), 0)
 
 
@@ -457,10 +400,10 @@ def _compared(scope: Scope, sign: str, a: Any, b: Any) -> bool:
     outcome = _COMPARE[sign](plain(a), plain(b))
     if type(a) is SymFloat or type(b) is SymFloat or type(a) is float or type(b) is float:
         return scope.decide(f"{_float_text(a)} {sign} {_float_text(b)}", outcome)
-    terms = _sum(_terms(b), _terms(a), -1)
+    terms = poly.add(_terms(b), _terms(a), -1)
     if sign == "<=":
-        sign, terms = "<", _sum(terms, {(): 1})
-    if sign == "==" and terms and terms[min(terms, key=_order)] < 0:
+        sign, terms = "<", poly.add(terms, {(): 1})
+    if sign == "==" and terms and terms[min(terms, key=poly.order)] < 0:
         terms = {p: -c for p, c in terms.items()}  # one text for a == b and b == a
     low, high = lower_bound(scope, terms), -lower_bound(scope, {p: -c for p, c in terms.items()})
     if low == high:

@@ -17,7 +17,8 @@ from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.mx import Primitive
-from mlxir.dialects.symbolic import Scope, Terms, is_symbolic, lower_bound, text_of
+from mlxir.dialects.polynomials import Terms, text_of
+from mlxir.dialects.symbolic import Scope, is_symbolic, lower_bound
 from mlxir.runtime.dtypes import Dtype, bool_, complex64, float32, float64, int64
 from mlxir.runtime.errors import CompileError
 

@@ -496,6 +496,8 @@ def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[
             continue
         outputs = [ops[n] for n in sorted(g.outputs)]
         written = [t for op in outputs for t in op.results]
+        name = _kernel_name(members)
+        members = _in_demand(members, outputs)
         made = {id(t) for op in members for t in op.results}
         inputs: dict[int, Tensor] = {}
         for op in members:
@@ -509,7 +511,7 @@ def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[
             launches.append(Launch("library", members[0].record.name, members[0], operands, numbers))
             kernels.append(None)
             continue
-        function = fused.add_function(_kernel_name(members), [t.aval for t in inputs.values()])
+        function = fused.add_function(name, [t.aval for t in inputs.values()])
         builder = function.builder_at_end()
         env = {i: a for i, a in zip(inputs, function.arguments, strict=True)}
         for op in members:
@@ -522,6 +524,25 @@ def _outline(main: Function, ops: list[Op], results: list[Tensor], groups: list[
     outputs_of_main = [values[id(t)] for t in results]
     _write_main(fused, main, launches, kernels, avals, outputs_of_main)
     return Fused(fused, launches, avals, len(main.arguments), outputs_of_main)
+
+
+def _in_demand(members: list[Op], outputs: list[Op]) -> list[Op]:
+    """A kernel's operations in the order in which its results ask for them.
+
+    That order does not depend on where the operations stood in the program: kernels of equal layers are equal.
+    """
+    producer = {id(t): op for op in members for t in op.results}
+    order: dict[int, Op] = {}
+    stack = list(reversed(outputs))
+    while stack:
+        op = stack[-1]
+        missing = [p for t in op.operands if (p := producer.get(id(t))) is not None and id(p) not in order]
+        if missing:
+            stack += reversed(missing)
+            continue
+        order.setdefault(id(op), op)
+        stack.pop()
+    return list(order.values())
 
 
 def _renamed(ops: list[Op], results: list[Tensor], groups: list[Group]) -> set[Group]:

@@ -42,7 +42,7 @@ from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Place, Plan
 from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
-from mlxir.compiler.target.metal_body import Body, Memory, bytes_of
+from mlxir.compiler.target.metal_body import Body, Memory, bytes_of, storage_type
 from mlxir.compiler.target.metal_expr import Expr
 from mlxir.compiler.target.metal_matrix import INCLUDE, SUBGROUP, subgroups_of
 from mlxir.compiler.target.metal_memory import (
@@ -66,6 +66,7 @@ THREADGROUP_BYTES = 32 << 10
 PER_THREAD = 4  # elements of a row that one thread takes
 FEW = 16  # a loop of so few iterations is not worth a threadgroup ...
 MANY = 256  # ... if there are so many of them
+LARGE = 1 << 16  # elements from which on a thread computes several of them: 8 bytes of the smallest type
 OWN_BYTES = 1 << 10  # of scratch that a single thread may have
 # Sums and products are rounded one by one, as on the CPU.
 HEAD = "#include <metal_stdlib>\nusing namespace metal;\n#pragma METAL fp contract(off)"
@@ -82,13 +83,15 @@ class MetalCode(NamedTuple):
 class Mapping(NamedTuple):
     """How a kernel's top-level iterations become threads.
 
-    "thread": one thread each. "grid": one row of threads each, along the one loop inside. "group": one threadgroup
-    each, whose threads share the iterations of the loops inside; so many SIMD-groups as multiply matrices, if any do.
+    "thread": one thread each, or `each` neighbours to a thread. "grid": one row of threads each, along the one loop
+    inside. "group": one threadgroup each, whose threads share the iterations of the loops inside; as many SIMD-groups
+    as multiply matrices, if any do.
     """
 
     form: str
     grid: tuple[int, int, int]
     threadgroup: tuple[int, int, int]
+    each: int = 1
 
 
 def generate(loops: ir.Module, kernels: dict[str, Lowered], fused: Fused, plan: Plan) -> MetalCode:
@@ -123,6 +126,8 @@ def map_to_device(step: Step, block: ir.Block) -> Mapping:
         if operation.name == SUBGROUP:  # SIMD-groups work together on matrices
             return Mapping("group", (step.extent, 1, 1), (subgroups_of(operation) * SIMD, 1, 1))
     per_thread = Mapping("thread", (step.extent, 1, 1), (min(256, _whole(step.extent)), 1, 1))
+    if not widest and LARGE <= step.extent <= x.RANGE["uint"][1] - MOST_THREADS and (each := _elements(block)) > 1:
+        return per_thread._replace(grid=(-(-step.extent // each), 1, 1), each=each)
     if not widest or (widest <= FEW and step.extent >= MANY) or _mostly_serial(block, inner):
         return per_thread
     if len(inner) == 1 and _flat(block, inner[0]):
@@ -131,6 +136,17 @@ def map_to_device(step: Step, block: ir.Block) -> Mapping:
     repeated = any(p.parent.name != "scf.parallel" for p in inner)
     threads = min(_whole(widest if repeated else -(-widest // PER_THREAD)), MOST_THREADS)
     return Mapping("group", (step.extent, 1, 1), (threads, 1, 1))
+
+
+def _elements(block: ir.Block) -> int:
+    """How many neighbours a thread computes where an iteration only computes elements: 8 bytes of the smallest."""
+    operations = list(walk(block))
+    if any(o.name.startswith("scf.") and o.name not in ("scf.if", "scf.yield", "scf.reduce") for o in operations):
+        return 1
+    accessed = [o.operands[o.name == "memref.store"] for o in operations if o.name in ("memref.load", "memref.store")]
+    if any(is_scratch(m) for m in accessed):
+        return 1
+    return max(1, 8 // min(bytes_of(storage_type(ir.MemRefType(m.type).element_type, "")) for m in accessed))
 
 
 def _whole(threads: int) -> int:
@@ -279,7 +295,7 @@ class _Shaders:
             bindings.append(_Binding(position, aval, access))
         if len(bindings) > MOST_BUFFERS:
             raise CompileError(f"[metal] {step.name} has {len(bindings)} buffers, Metal binds at most {MOST_BUFFERS}")
-        self._print_body(body, block, top, mapping)
+        self._print_body(body, block, top, mapping, step.extent)
         _check_threadgroup_memory(step.name, body, block)
         parameters += _positions(mapping, body)
         attribute = f"[[max_total_threads_per_threadgroup({mapping.threadgroup[0]})]]\n" if group is not None else ""
@@ -289,14 +305,23 @@ class _Shaders:
         return _Printed(mapping, bindings)
 
     @staticmethod
-    def _print_body(body: Body, block: ir.Block, top: ir.Operation, mapping: Mapping) -> None:
+    def _print_body(body: Body, block: ir.Block, top: ir.Operation, mapping: Mapping, extent: int) -> None:
         inside = top.regions[0].blocks[0]
         for view in block.operations:
             if view.operation == top:
                 break
             body.visit(view.operation)
         name = {"thread": "i", "grid": "row", "group": "group"}[mapping.form]
-        body.env[inside.arguments[0]] = _variable(name, mapping.grid[1 if mapping.form == "grid" else 0])
+        body.env[inside.arguments[0]] = _variable(name, extent)
+        if mapping.each > 1:
+            body.line(f"const uint first = thread_position * {mapping.each};")
+            last = f"first + {mapping.each}"
+            if extent % mapping.each:
+                last = f"min({last}, {extent}u)"
+            with body.braces(f"for (uint i = first; i < {last}; ++i)"):
+                body.run(inside)
+                body.flush()
+            return
         if mapping.form == "grid":
             body.line("const uint row = position.y;")
             body.line("const uint column = position.x;")
@@ -322,6 +347,8 @@ def _element_type(dtype: Dtype) -> str:
 
 def _positions(mapping: Mapping, body: Body) -> list[str]:
     """The built-in parameters of a kernel; the last one closes the list."""
+    if mapping.each > 1:
+        return ["uint thread_position [[thread_position_in_grid]]) {"]
     if mapping.form == "thread":
         return ["uint i [[thread_position_in_grid]]) {"]
     if mapping.form == "grid":

@@ -231,6 +231,9 @@ class Operations:
             return x.bitwise(symbol, a, b, bits_of(type_))
         if symbol == "^":
             return x.negated(a) if b.value is True else infix("!=", a, b, "bool", 0, 1)
+        for one, other in ((a, b), (b, a)):
+            if one.value is not None:  # true && x, false || x; false && x, true || x
+                return other if one.value is (symbol == "&") else one
         return infix(symbol * 2, a, b, "bool", 0, 1)
 
     def _andi(self, op: ir.Operation, a: Expr, b: Expr) -> Expr:
@@ -256,6 +259,8 @@ class Operations:
 
     def _cmpi(self, op: ir.Operation, a: Expr, b: Expr) -> Expr:
         symbol, is_signed = _INT_COMPARE[ir.IntegerAttr(op.attributes["predicate"]).value]
+        if op.operands[0] == op.operands[1]:  # a test for NaN, of an integer
+            return x.boolean(symbol in ("==", "<=", ">="))
         type_ = op.operands[0].type
         if is_bool(type_):
             if is_signed is None:

@@ -8,7 +8,6 @@ import hashlib
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 from .abi import CONSTANTS
 from .memory import Region, pages
@@ -122,7 +121,7 @@ class Shaders:
         self._pipelines: dict[str, Pipeline] = {}
         with device.autoreleased():
             self._library = self._compiled(source)
-        weakref.finalize(self, _release, device, [self._library], self._pipelines).atexit = False
+        weakref.finalize(self, device.send, self._library, "release").atexit = False
 
     def _compiled(self, source: str) -> int:
         device, error = self._device, ctypes.c_void_p()
@@ -160,21 +159,14 @@ class Shaders:
         device.send(function, "release")
         if not handle:
             raise DeviceError(f"[metal] No pipeline for {kernel}: {device.message(error.value)}")
-        return Pipeline(
-            kernel, handle, device.send(handle, "maxTotalThreadsPerThreadgroup"),
-            device.send(handle, "threadExecutionWidth"),
-        )  # fmt: skip
+        return Pipeline(device, kernel, handle)
 
 
 class Pipeline:
     """A kernel that is ready to run, and the limits that the device gives it."""
 
-    __slots__ = ("handle", "kernel", "most_threads", "simd_width")
-
-    def __init__(self, kernel: str, handle: int, most_threads: int, simd_width: int):
-        self.kernel, self.handle, self.most_threads, self.simd_width = kernel, handle, most_threads, simd_width
-
-
-def _release(device: Device, handles: list[Any], pipelines: dict[str, Pipeline]) -> None:
-    for handle in [*(p.handle for p in pipelines.values()), *handles]:
-        device.send(handle, "release")
+    def __init__(self, device: Device, kernel: str, handle: int):
+        self.kernel, self.handle = kernel, handle
+        self.most_threads: int = device.send(handle, "maxTotalThreadsPerThreadgroup")
+        self.simd_width: int = device.send(handle, "threadExecutionWidth")
+        weakref.finalize(self, device.send, handle, "release").atexit = False

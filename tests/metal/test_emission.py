@@ -174,6 +174,11 @@ for width in (1, 2, 4):
         np.array([[3, 4], [9, 8]], np.uint32),
     )
 
+for size in (65536, 65539):  # several elements to a thread, and a tail
+    case(f"large {size}", lambda m, x: m.sin(x) * 2.0, normal(size))
+case("large bytes", lambda m, x: m.logical_not(x), _random.integers(0, 2, 65541) > 0)
+case("large half", lambda m, x, y: m.exp(x) + m.astype(y, dtype=float16), normal(65538, dtype=np.float16), normal(65538))
+
 # -- reductions --------------------------------------------------------------------------------------------------------
 for shape in ((3, 7), (5, 129), (2, 3000), (1, 5000), (300, 10)):
     case(f"softmax {shape}", softmax((1,)), normal(*shape))
@@ -398,6 +403,7 @@ GOLDEN_ARGUMENTS = {
     "elementwise": (normal(8, 60), normal(60), normal(8, 1)),
     "softmax": (normal(8, 100),),
     "layer_norm": (normal(4, 1000), normal(1000), normal(1000)),
+    "matmul": (normal(30, 20), normal(20, 25), normal(25)),
 }  # fmt: skip
 
 

@@ -1,0 +1,270 @@
+"""The product's Metal runtime on an emulated device: what it sends, in which order, and what it leaves behind."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from metal.emulation import traced
+
+from mlxir.compiler.cache import library_step
+from mlxir.compiler.pipeline import compile_metal
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.dtypes import complex64
+from mlxir.runtime.emulator import unavailable_reason
+from mlxir.runtime.emulator.device import EmulatedMetal, MetalMisuseError
+from mlxir.runtime.metal import commands, memory
+from mlxir.runtime.metal.abi import CONSTANTS, PAGE
+from mlxir.runtime.metal.commands import Binding, Commands
+from mlxir.runtime.metal.device import Device, DeviceError
+from mlxir.runtime.metal.executable import Executable
+
+pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")
+
+ADD = """\
+#include <metal_stdlib>
+using namespace metal;
+kernel void add(device const float* x [[buffer(0)]], device float* y [[buffer(1)]],
+                uint i [[thread_position_in_grid]]) {
+  y[i] = x[i] + 1.0f;
+}
+"""
+
+
+class Recorded(EmulatedMetal):
+    """An emulated device that notes the selectors it is sent."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.sent: list[tuple[str, tuple]] = []
+
+    def send(self, receiver: int | None, selector: str, *arguments: Any) -> Any:
+        self.sent.append((selector, arguments))
+        return super().send(receiver, selector, *arguments)
+
+    def count(self, selector: str) -> int:
+        return sum(s == selector for s, _ in self.sent)
+
+
+@pytest.fixture
+def backend() -> Recorded:
+    return Recorded()
+
+
+@pytest.fixture
+def device(backend: Recorded) -> Device:
+    return Device(backend)
+
+
+def floats(*shape: int) -> Buffer:
+    return memory.share(Buffer.from_numpy(np.arange(np.prod(shape), dtype=np.float32).reshape(shape)))
+
+
+def executable(device: Device, fn: Callable, *arrays: np.ndarray) -> tuple[Executable, list[Buffer]]:
+    program, arguments = traced(fn, *arrays)
+    return Executable(device, *compile_metal(program), library_step), [Buffer.from_numpy(a) for a in arguments]
+
+
+def chain(x: Buffer, *ys: Buffer) -> Callable[[Commands, Device], None]:
+    """x + 1 -> ys[0], + 1 -> ys[1], ... as dispatches."""
+
+    def record(commands: Commands, device: Device) -> None:
+        pipeline = device.shaders(ADD).pipeline("add")
+        for source, target in zip((x, *ys), ys, strict=False):
+            bindings = [
+                Binding(0, source.pointer, source.nbytes, True, False),
+                Binding(1, target.pointer, target.nbytes, False, True),
+            ]
+            commands.dispatch(pipeline, bindings, (x.shape[0], 1, 1), (32, 1, 1), False)
+
+    return record
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+def test_results_are_shared_with_numpy_without_a_copy(device: Device, backend: Recorded) -> None:
+    x, y = floats(50), floats(50)
+    with device.autoreleased(), Commands(device) as recorder:
+        chain(x, y)(recorder, device)
+    np.testing.assert_array_equal(y.numpy(), np.arange(50) + 1)
+    regions = [a for s, a in backend.sent if s.startswith("newBufferWithBytesNoCopy")]
+    assert regions and all(address % PAGE == 0 == nbytes % PAGE for address, nbytes, *_ in regions)
+    assert any(a <= y.pointer < a + n for a, n, *_ in regions)
+
+
+def test_memory_of_others_moves_once() -> None:
+    buffer = Buffer.from_numpy(np.arange(1000, dtype=np.float32))
+    before = buffer.pointer
+    moved = memory.share(buffer)
+    assert moved is buffer and buffer.pointer != before
+    assert memory.pages.region_of(buffer.pointer) is not None
+    np.testing.assert_array_equal(buffer.numpy(), np.arange(1000))
+    at = buffer.pointer
+    assert memory.share(buffer).pointer == at
+
+
+def test_a_mapping_that_ends_takes_its_metal_buffer_along(device: Device, backend: Recorded) -> None:
+    block = memory.pages.block(memory.SLAB)
+    device.buffer(block[0])
+    assert backend.living()["MTLBuffer"] == 1
+    region = memory.pages.region_of(block[0])
+    del block
+    gc.collect()
+    assert backend.living()["MTLBuffer"] == 0
+    assert region is not None and memory.pages.region_of(region.start) is None
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+def test_barriers_stand_where_dispatches_depend(device: Device, backend: Recorded) -> None:
+    x, *ys = (floats(40) for _ in range(4))
+    with device.autoreleased(), Commands(device) as recorder:
+        chain(x, *ys)(recorder, device)  # each needs the one before
+        chain(x, floats(40))(recorder, device)  # nothing
+        assert recorder.barriers == 2
+    assert backend.count("memoryBarrierWithScope:") == 2
+    np.testing.assert_array_equal(ys[2].numpy(), np.arange(40) + 3)
+
+
+def test_a_missing_barrier_is_caught(device: Device, backend: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_memoryBarrierWithScope", lambda target, scope: None)
+    x, *ys = (floats(40) for _ in range(3))
+    with pytest.raises(MetalMisuseError, match="neither a barrier nor a fence"), device.autoreleased():
+        with Commands(device) as recorder:
+            chain(x, *ys)(recorder, device)
+
+
+def test_batches_are_ordered_by_fences(
+    device: Device, backend: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "MOST_DISPATCHES", 2)
+    x, *ys = (floats(40) for _ in range(6))
+    with device.autoreleased(), Commands(device) as recorder:
+        chain(x, *ys)(recorder, device)
+    assert backend.count("commit") == 3 and backend.count("waitForFence:") == 2
+    np.testing.assert_array_equal(ys[-1].numpy(), np.arange(40) + 5)
+
+
+def test_a_missing_fence_is_caught(device: Device, backend: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MOST_DISPATCHES", 1)
+    monkeypatch.setattr(backend, "_waitForFence", lambda target, fence: None)
+    x, *ys = (floats(40) for _ in range(3))
+    with pytest.raises(MetalMisuseError, match="neither a barrier nor a fence"), device.autoreleased():
+        with Commands(device) as recorder:
+            chain(x, *ys)(recorder, device)
+
+
+def test_an_error_ends_the_encoder_and_commits_nothing(device: Device, backend: Recorded) -> None:
+    x, y = floats(40), floats(40)
+    with pytest.raises(KeyError), device.autoreleased(), Commands(device) as recorder:
+        chain(x, y)(recorder, device)
+        raise KeyError
+    assert backend.count("endEncoding") == 1 and backend.count("commit") == 0
+    np.testing.assert_array_equal(y.numpy(), np.arange(40))
+
+
+def test_a_fault_of_a_kernel_is_an_exception(device: Device) -> None:
+    x, y = floats(40), floats(40)
+    with pytest.raises(DeviceError, match="(?s)add.*y.i. = x.i. "), device.autoreleased():
+        with Commands(device) as recorder:
+            bindings = [Binding(0, x.pointer, 160, True, False), Binding(1, y.pointer, 80, False, True)]
+            recorder.dispatch(device.shaders(ADD).pipeline("add"), bindings, (40, 1, 1), (32, 1, 1), False)
+
+
+def test_threadgroups_shrink_to_what_the_device_runs() -> None:
+    assert commands._fitting((256, 4, 1), 1024) == (256, 4, 1)
+    assert commands._fitting((256, 4, 1), 448) == (256, 1, 1)
+    assert commands._fitting((64, 1, 1), 48) == (32, 1, 1)
+
+
+# -- shaders -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("math_modes", [True, False])
+def test_fast_math_is_off(math_modes: bool) -> None:
+    backend = Recorded(math_modes=math_modes)
+    Device(backend).shaders(ADD)
+    if math_modes:
+        assert ("setMathMode:", (CONSTANTS["MTLMathModeSafe"],)) in backend.sent
+    else:
+        assert ("setFastMathEnabled:", (False,)) in backend.sent and not backend.count("setMathMode:")
+    assert ("setLanguageVersion:", (CONSTANTS["MTLLanguageVersion3_1"],)) in backend.sent
+
+
+def test_shaders_and_pipelines_are_cached(device: Device, backend: Recorded) -> None:
+    shaders = device.shaders(ADD)
+    assert device.shaders(ADD) is shaders and shaders.pipeline("add") is shaders.pipeline("add")
+    assert backend.count("newLibraryWithSource:options:error:") == 1
+    assert backend.count("newComputePipelineStateWithFunction:error:") == 1
+
+
+def test_the_log_of_the_compiler_is_told(device: Device) -> None:
+    with pytest.raises(DeviceError, match="does not compile(?s:.*)kernel.metal:5:.*undeclared identifier 'z'"):
+        device.shaders(ADD.replace("x[i] +", "z[i] +"))
+    with pytest.raises(DeviceError, match="no kernel 'sub'"):
+        device.shaders(ADD).pipeline("sub")
+
+
+def test_no_device_is_said(backend: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "system_device", lambda: None)
+    with pytest.raises(DeviceError, match="no Metal device"):
+        Device(backend)
+
+
+# -- executables -------------------------------------------------------------------------------------------------------
+def test_a_program_leaves_no_object_behind(backend: Recorded, device: Device) -> None:
+    x = np.random.default_rng(0).standard_normal((6, 50)).astype(np.float32)
+    program, arguments = executable(device, lambda m, x: [m.softmax(x, axes=(1,)), m.sum(x * x, axes=(0,))], x)
+    first = [b.numpy().copy() for b in program.run(arguments)]
+    kept = backend.living()
+    for _ in range(3):
+        for found, expected in zip(program.run(arguments), first, strict=True):
+            np.testing.assert_array_equal(found.numpy(), expected)
+    assert backend.living() == kept
+    assert set(kept) <= {"MTLBuffer", "MTLLibrary", "MTLComputePipelineState", "MTLCommandQueue"}
+    del program
+    gc.collect()
+    assert set(backend.living()) <= {"MTLBuffer", "MTLCommandQueue"}
+    assert backend.findings == []
+
+
+def test_host_steps_see_what_kernels_wrote_and_the_other_way_round(device: Device, backend: Recorded) -> None:
+    a = np.random.default_rng(0).standard_normal((5, 8)).astype(np.complex64)
+    program, arguments = executable(device, lambda m, x: m.negative(m.fft(m.negative(x), dtype=complex64, axes=(1,))), a)
+    assert [s for s in program.schedule["steps"] if "library" in s]
+    (found,) = program.run(arguments)
+    np.testing.assert_allclose(found.numpy(), np.fft.fft(a), rtol=1e-4, atol=1e-5)
+    assert backend.count("commit") == 2
+
+
+def test_shaders_for_another_simd_width_are_refused(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.backend, "_threadExecutionWidth", lambda target: 16)
+    with pytest.raises(DeviceError, match="SIMD-groups of 32"):
+        executable(device, lambda m, x: m.exp(x), np.ones(4, np.float32))
+
+
+# -- the emulated device itself ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("misuse", "told"),
+    [
+        (lambda d: d.send(d.handle, "newTexture"), "not in the table"),
+        (lambda d: d.send(d.queue, "newFence"), "MTLCommandQueue does not understand newFence"),
+        (lambda d: d.send(None, "commit"), "sent to nil"),
+        (lambda d: d.send(d.queue, "commandBuffer"), "no autorelease pool"),
+        (lambda d: [d.send(d.queue, "release") for _ in range(2)], "released object"),
+        (lambda d: d.send(d.backend.class_named("NSString"), "stringWithUTF8String:", "text"), "of type \\*"),
+        (lambda d: d.send(d.handle, "newBufferWithBytesNoCopy:length:options:deallocator:", 4096, PAGE, 0, None), "pages"),
+        (lambda d: d.shaders("kernel void f() {}" * 2), "defined twice|does not compile"),
+    ],
+)  # fmt: skip
+def test_misuse_is_refused(device: Device, misuse: Callable[[Device], Any], told: str) -> None:
+    with pytest.raises((MetalMisuseError, DeviceError), match=told):
+        misuse(device)
+
+
+def test_nothing_runs_before_it_is_waited_for(device: Device) -> None:
+    x, y = floats(40), floats(40)
+    with device.autoreleased(), Commands(device) as recorder:
+        chain(x, y)(recorder, device)
+        recorder._commit()
+        np.testing.assert_array_equal(y.numpy(), np.arange(40))
+    np.testing.assert_array_equal(y.numpy(), np.arange(40) + 1)
