@@ -1,5 +1,5 @@
-"""Devices and streams. Evaluation happens in program order, on the default device of the thread that asks for it: the GPU
-where Metal is there, else the CPU. Streams exist for programs that name them.
+"""Devices and streams. Evaluation happens in program order, on the default device of the thread that asks for it: the
+GPU where Metal is there, else the CPU. Streams exist for programs that name them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from mlxir.runtime.trees import children, container_kind, leaves, maker, tree_ma
 
 from .captured import write
 from .ndarray import array, wrap
-from .signatures import Description, Numbers
+from .signatures import Description, Numbers, recogniser
 
 
 class Feed(NamedTuple):
@@ -50,6 +50,17 @@ class Feed(NamedTuple):
         return [constant(trace.data(x)) for trace, x in zip(self.traces, found, strict=True)]
 
 
+class Quick(NamedTuple):
+    """How calls of the form that `recognise` knows are served (`signatures.recogniser`)."""
+
+    recognise: Callable[[tuple], list[Any] | None]
+    run: Callable[[list[Buffer]], list[Buffer]]
+    rebuild: Callable[[Sequence[array]], Any]
+
+
+QUICK_FROM = 3  # hits after which an entry gets its `Quick`
+
+
 class Entry:
     """What one signature became: a program, what it captured, and where its results go.
 
@@ -60,8 +71,8 @@ class Entry:
     """
 
     __slots__ = (
-        "alternatives", "captured", "code_bytes", "feed", "next", "places", "plain", "program", "rebuild", "returned",
-        "run", "sized",
+        "alternatives", "captured", "code_bytes", "feed", "hits", "next", "places", "plain", "program", "rebuild",
+        "recognised", "returned", "run", "sized",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +92,8 @@ class Entry:
         self.next: Entry | None = None
         self.alternatives = 1
         self.code_bytes = 0
+        self.hits = 0  # through a key, and while there are fewer than QUICK_FROM
+        self.recognised: Quick | None = None
 
     def prepare(self) -> None:
         """Evaluate what was captured and get the executable."""
@@ -102,6 +115,17 @@ class Entry:
         else:
             self.run = (lambda buffers: run(buffers + extra)) if extra else run
 
+    def quick(self, args: tuple) -> Quick | None:
+        """What serves further calls like one with `args`, which this entry served, without a key.
+
+        It is made once, when the entry has come back a few times: that takes as long as some calls do.
+        """
+        if self.hits < QUICK_FROM:
+            self.hits += 1
+            if self.hits == QUICK_FROM and (recognise := recogniser(args)) is not None and self.run is not None:
+                self.recognised = Quick(recognise, self.run, self.rebuild)
+        return self.recognised
+
     def finish(self, results: Sequence[Value], values: Sequence[Value], state: Any) -> Any:
         """The returned tree, after captured outputs were written."""
         if self.plain:
@@ -118,7 +142,7 @@ class Entry:
                 exhausted = False
             if not exhausted:
                 raise ValueError("[compile] The captured outputs hold another number of arrays than when traced.")
-        return self.rebuild(arrays)
+        return self.rebuild(arrays[: self.returned])
 
 
 class Assumed(NamedTuple):
@@ -220,13 +244,16 @@ class Traced:
 def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
     """How many arrays a returned tree holds, and a function that makes the same tree with other arrays.
 
-    The function is an expression such as `[a[0], {k[0]: a[1], k[1]: k[2]}]`, which is faster than walking a structure.
+    The function is written out, which is faster than walking a structure: `a0, a1, a2, = a`, then
+    `return [a0, {'w': a1, k0: a2}]`.
     """
     count, known = 0, []
 
     def name(x: Any) -> str:
+        if type(x) is str:
+            return repr(x)
         known.append(x)
-        return f"k[{len(known) - 1}]"
+        return f"k{len(known) - 1}"
 
     def text(tree: Any) -> str:
         nonlocal count
@@ -235,7 +262,7 @@ def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
             if not isinstance(tree, array):
                 return name(tree)
             count += 1
-            return f"a[{count - 1}]"
+            return f"a{count - 1}"
         if kind is dict:
             return "{" + ", ".join([f"{name(key)}: {text(item)}" for key, item in tree.items()]) + "}"
         items = "".join([text(item) + ", " for item in children(tree)])
@@ -243,8 +270,11 @@ def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
             return f"[{items}]"
         return f"({items})" if type(tree) is tuple else f"{name(maker(tree))}([{items}])"
 
-    source = f"lambda a: {text(result)}"
-    return count, eval(source, {"k": known})
+    made = text(result)
+    names = "".join([f"a{i}, " for i in range(count)])
+    scope = {f"k{i}": x for i, x in enumerate(known)}
+    exec(f"def rebuild(a):\n    {names + '= a' if names else ''}\n    return {made}\n", scope)
+    return count, scope["rebuild"]
 
 
 def replay(program: Program, arguments: Sequence[Value]) -> list[Value]:

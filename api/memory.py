@@ -1,4 +1,4 @@
-"""Memory counters and limits of the buffer pool (`runtime.buffers`)."""
+"""Memory counters and limits of the buffer pools (`runtime.buffers`, and the GPU's in `runtime.metal.memory`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mlxir.runtime.buffers import pool
 from mlxir.runtime.knobs import knobs
+from mlxir.runtime.metal.memory import shared
 from mlxir.runtime.trees import leaves
 
 from .ndarray import array
@@ -26,7 +27,7 @@ _numbers = {"memory": int(0.8 * _physical()), "wired": 0, "reset": 0}
 
 def get_active_memory() -> int:
     """Bytes that live arrays hold: pooled blocks, and memory that NumPy allocated for uncompiled results."""
-    return pool.active + pool.foreign
+    return pool.active + pool.foreign + shared.active
 
 
 def get_peak_memory() -> int:
@@ -34,32 +35,33 @@ def get_peak_memory() -> int:
 
     Measured where memory is new; blocks that the pool lends again are seen only if they are in use when this is called.
     """
-    active, new = get_active_memory(), pool.peak + pool.foreign_peak
+    active, new = get_active_memory(), pool.peak + pool.foreign_peak + shared.peak
     return max(new, active) if new or active > _numbers["reset"] else 0
 
 
 def reset_peak_memory() -> None:
     """Set the peak to 0, from where new memory raises it."""
-    pool.peak = pool.foreign_peak = 0
+    pool.peak = pool.foreign_peak = shared.peak = 0
     _numbers["reset"] = get_active_memory()
 
 
 def get_cache_memory() -> int:
     """Bytes in free blocks that are kept for reuse."""
-    return pool.cached
+    return pool.cached + shared.cached
 
 
 def set_cache_limit(limit: int) -> int:
     """Bound the bytes kept for reuse; returns the previous bound."""
     before, knobs.pool_bytes = knobs.pool_bytes, limit
-    if pool.cached > limit:
-        pool.clear()
+    if get_cache_memory() > limit:
+        clear_cache()
     return before
 
 
 def clear_cache() -> None:
     """Give the free blocks back to the system."""
     pool.clear()
+    shared.clear()
 
 
 def get_memory_limit() -> int:

@@ -23,7 +23,8 @@ from .ndarray import array, wrap
 
 __all__ = [
     "clear_cache", "device_info", "get_active_memory", "get_cache_memory", "get_peak_memory", "is_available",
-    "load", "reset_peak_memory", "set_cache_limit", "set_memory_limit", "set_wired_limit", "start_capture", "stop_capture",
+    "load", "reset_peak_memory", "set_cache_limit", "set_memory_limit", "set_wired_limit", "start_capture",
+    "stop_capture",
 ]  # fmt: skip
 
 

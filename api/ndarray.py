@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlxir.compiler.evaluate import evaluate
-from mlxir.compiler.graph import Node, Value, record, running, with_place
+from mlxir.compiler.graph import Node, Value, first_uid, record, running, taped, with_place
 from mlxir.dialects.mx import RECORDS, Aval, Primitive
 from mlxir.runtime import dtypes
+from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, promote, uint8
 from mlxir.runtime.errors import user_frame
 
@@ -56,12 +57,20 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
     # Equal constants share a node, and a value where its age does not matter. 0.0 and -0.0 are equal only as keys.
     if not x:
         return Value((), dtype, _constant_node.__wrapped__(x, dtype))
-    return _constant(x, dtype) if running.tape is not None else Value((), dtype, _constant_node(x, dtype))
+    value = Value((), dtype, _constant_node(x, dtype))
+    if running.tape is not None:
+        known = _constants[kind][dtype]
+        if len(known) >= MOST_CONSTANTS:
+            known.clear()
+        known[x] = value
+    return value
 
 
-@functools.lru_cache(maxsize=4096)
-def _constant(x: Any, dtype: Dtype) -> Value:
-    return Value((), dtype, _constant_node(x, dtype))
+MOST_CONSTANTS = 1024
+_beside_floats: dict[Dtype, dict[Any, Value]] = {d: {} for d in _FLOATS}
+_constants: dict[type, dict[Dtype, dict[Any, Value]]] = {float: _beside_floats, int: {**_beside_floats, int32: {}}}
+"""Values of Python numbers, by their type, the dtype that they take beside an array, and the number. Only this thread's
+tape sees them (a trace would take them for values from outside)."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -81,7 +90,12 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
     def operator(self: array, other: Any) -> array:
         a = self._value
         dtype = a.dtype
-        b = other._value if type(other) is array else _operand(other, dtype, word)
+        tape = running.tape
+        kind = type(other)
+        if kind is array:
+            b = other._value
+        elif tape is None or (b := _constants.get(kind, _NO_ATTRS).get(dtype, _NO_ATTRS).get(other)) is None:
+            b = _operand(other, dtype, word)
         if b.dtype is not dtype:
             dtype = promote(dtype, b.dtype)
             a, b = values.cast(a, dtype), values.cast(b, dtype)
@@ -95,7 +109,14 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
             dtype = result
         operands = (b, a) if reflected else (a, b)
         out = _allocate(array)
-        out._value = record(primitive, operands, _NO_ATTRS, shape, dtype)
+        if tape is None:
+            out._value = record(primitive, operands, _NO_ATTRS, shape, dtype)
+        else:
+            known = a.node
+            if known is None or shape is not a.shape or dtype is not a.dtype or len(avals := known.avals) != 1:
+                avals = (_new_tuple(Aval, (shape, dtype)),)
+            node = _new_tuple(Node, (primitive, _NO_ATTRS, operands, avals, user_frame(2)))
+            out._value = taped(tape, node, shape, dtype)
         return out
 
     return operator
@@ -411,6 +432,24 @@ def wrap(value: Value) -> array:
     out = _allocate(array)
     out._value = value
     return out
+
+
+def wrap_new(buffers: list[Buffer]) -> list[array]:
+    """Arrays over buffers: what `wrap(constant(buffer))` makes of each, at once."""
+    uid = first_uid()  # tells which values are older than a trace: one serves for all
+    made = []
+    for buffer in buffers:
+        value: Value = _allocate(Value)
+        value.shape = buffer.shape  # one by one: a longer list of targets makes a tuple first
+        value.dtype = buffer.dtype
+        value.buffer = buffer
+        value.uid = uid
+        value.index = 0
+        value.node = value.alias = value.trace = value.mark = None
+        out = _allocate(array)
+        out._value = value
+        made.append(out)
+    return made
 
 
 def _error(kind: type[Exception], message: str) -> Exception:

@@ -99,7 +99,8 @@ def family(program: Program, names: list[str], texts: list[str], known: Any) -> 
 def evaluate(values: Iterable[Value]) -> None:
     """Give every value its data. Raises for placeholders, active or leaked, and what `start` left behind."""
     asked = list(values)
-    if running.tape is not None and _replayed(running.tape, asked):
+    tape = running.tape
+    if tape is not None and _replayed(tape, asked):
         return
     wanted = [v for v in map(resolve, asked) if v.buffer is None]
     if wanted:
@@ -172,7 +173,9 @@ class _Plan(NamedTuple):
 
 
 def _key(tape: Tape, wanted: list[Value]) -> tuple | None:
-    """What a plan is found by, or None where a value was recorded elsewhere."""
+    """What a plan is found by, or None where a value was recorded elsewhere or depends on such values."""
+    if tape.open:
+        return None
     places = []
     for v in wanted:
         mark = v.mark

@@ -28,6 +28,7 @@ from mlxir.runtime.errors import Where, at, user_frame
 
 _uids = itertools.count()
 _new_tuple = tuple.__new__
+_allocate = object.__new__
 
 
 class Node(NamedTuple):
@@ -110,17 +111,20 @@ class Tape:
 
     An operation is known by its primitive, attributes and operands; these by their places in the key, which they carry
     as `mark` (one attribute, so that threads cannot mix two tapes). What an operand from elsewhere is enters the key
-    when it is first used. Equal keys thus mean equal graphs, leaf for leaf. The tape keeps no value alive.
+    when it is first used. Equal keys thus mean equal graphs, leaf for leaf, but for a tape that is `open`: it uses what
+    was recorded elsewhere (by another thread, in a trace, on the tape before) and is not evaluated. The tape keeps no
+    value alive.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("key", "open")
     LONGEST = 4096
 
     def __init__(self) -> None:
         self.key: list[Any] = []
+        self.open = False
 
     def add(self, value: Value, primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any]) -> None:
-        """Append the operation whose only result is `value`."""
+        """Append the operation whose first result is `value`."""
         entry: tuple = (primitive, value.dtype)
         for x in inputs:
             mark = x.mark
@@ -133,11 +137,13 @@ class Tape:
             running.tape = Tape()
 
     def leaf(self, x: Value) -> int:
-        """The place of an operand that was not recorded here: a type, or a constant by its attributes."""
+        """The place of an operand that was not recorded here: data by their type, a constant by its attributes."""
         place, node = len(self.key), x.node
         x.mark = (self, place)
-        if node is None or node.inputs:
+        if node is None or x.buffer is not None:
             self.key.append((x.shape, x.dtype))
+        elif node.inputs:
+            self.open = True
         else:
             self.key.append((node.primitive, tuple([attr_key(a) for a in node.attrs.values()])))
         return place
@@ -203,21 +209,39 @@ def number_input(number: SymInt | SymFloat, dtype: Dtype) -> Value:
 def record(primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any], shape: Shape, dtype: Dtype) -> Value:
     """Record one operation with one result whose type the caller knows."""
     avals = (_new_tuple(Aval, (shape, dtype)),)
-    value = Value(shape, dtype, _new_tuple(Node, (primitive, attrs, inputs, avals, user_frame(3))))
+    node = _new_tuple(Node, (primitive, attrs, inputs, avals, user_frame(3)))
     tape = running.tape
-    if tape is not None:
-        if len(inputs) == 2 and not attrs:  # most operations: what `add` does, at once
-            a, b = inputs
-            mark, key = a.mark, tape.key
-            i = mark[1] if mark is not None and mark[0] is tape else tape.leaf(a)
-            mark = b.mark
-            j = mark[1] if mark is not None and mark[0] is tape else tape.leaf(b)
-            value.mark = (tape, len(key))
-            key.append((primitive, dtype, i, j))
-            if len(key) > Tape.LONGEST:
-                running.tape = Tape()
-        else:
+    if tape is None or len(inputs) != 2 or attrs:
+        value = Value(shape, dtype, node)
+        if tape is not None:
             tape.add(value, primitive, inputs, attrs)
+        return value
+    return taped(tape, node, shape, dtype)
+
+
+def taped(tape: Tape, node: Node, shape: Shape, dtype: Dtype) -> Value:
+    """The value of a node with two inputs and no attributes, appended to this thread's tape.
+
+    What `Value` and `Tape.add` do, at once: most operations are such.
+    """
+    primitive, _, (a, b), _, _ = node
+    key = tape.key
+    mark = a.mark
+    i = mark[1] if mark is not None and mark[0] is tape else tape.leaf(a)
+    mark = b.mark
+    j = mark[1] if mark is not None and mark[0] is tape else tape.leaf(b)
+    value: Value = _allocate(Value)
+    value.shape = shape  # one by one: a longer list of targets makes a tuple first
+    value.dtype = dtype
+    value.node = node
+    value.index = 0
+    value.uid = next(_uids)
+    value.buffer = value.alias = value.trace = None
+    place = len(key)
+    value.mark = (tape, place)
+    key.append((primitive, dtype, i, j))
+    if place >= Tape.LONGEST:
+        running.tape = Tape()
     return value
 
 
@@ -229,14 +253,24 @@ def apply(primitive: Primitive, inputs: Sequence[Value], attrs: dict[str, Any]) 
         raise with_place(error, user_frame(2)) from None
     if len(avals) == 1:
         return [record(primitive, tuple(inputs), attrs, *avals[0])]
-    node = Node(primitive, attrs, tuple(inputs), avals, user_frame(2))
-    return [Value(a.shape, a.dtype, node, i) for i, a in enumerate(avals)]
+    return _results(Node(primitive, attrs, tuple(inputs), avals, user_frame(2)))
 
 
 def apply_transform(primitive: Primitive, inputs: Sequence[Value], attrs: dict, avals: Sequence[Aval]) -> list[Value]:
     """Record a transform; its result types come from the program that it names."""
-    node = Node(primitive, attrs, tuple(inputs), avals, user_frame(2))
-    return [Value(a.shape, a.dtype, node, i) for i, a in enumerate(avals)]
+    return _results(Node(primitive, attrs, tuple(inputs), avals, user_frame(2)))
+
+
+def _results(node: Node) -> list[Value]:
+    """The values of a node, recorded on the tape."""
+    values = [Value(a.shape, a.dtype, node, i) for i, a in enumerate(node.avals)]
+    tape = running.tape
+    if tape is not None and values:
+        tape.add(values[0], node.primitive, node.inputs, node.attrs)
+        for value in values[1:]:
+            value.mark = (tape, len(tape.key))
+            tape.key.append((value.shape, value.dtype, value.index))
+    return values
 
 
 def with_place(error: Exception, where: Where) -> Exception:

@@ -27,6 +27,7 @@ from mlxir.compiler.build import build
 from mlxir.compiler.kernels import Kernel
 from mlxir.compiler.lower.attention import lower_attention
 from mlxir.compiler.lower.attention_grad import lower_attention_grad
+from mlxir.compiler.lower.attention_subgroups import lower_attention_queries, streams
 from mlxir.compiler.lower.conv import lower_conv
 from mlxir.compiler.lower.gemm import lower_matmul
 from mlxir.compiler.lower.gemm_subgroups import lower_conv_subgroups, lower_matmul_subgroups
@@ -59,7 +60,9 @@ BLOCKED: dict[str, Lowering] = {
     "matmul": lower_matmul, "conv": lower_conv, "attention": lower_attention, "attention_grad": lower_attention_grad,
     "mixed": lower_mixed,
 }  # fmt: skip
-SUBGROUPS: dict[str, Lowering] = {"matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups}
+SUBGROUPS: dict[str, Lowering] = {
+    "matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups, "attention": lower_attention_queries,
+}  # fmt: skip
 """Contractions by blocks for a CPU, and by tiles of SIMD-groups for Metal.
 
 A composite with a kernel that is not here is taken apart.
@@ -96,7 +99,8 @@ def transformed(program: Program, observe: Observer) -> Module:
 def fused(program: Program, observe: Observer, contractions: dict[str, Lowering]) -> Fused:
     """The program as kernels; `contractions` says which operations have a kernel of their own."""
     module = transformed(program, observe)
-    attention.decompose(module, lambda op: op.record.name in contractions and fits(op))
+    takes = streams if contractions is SUBGROUPS else fits
+    attention.decompose(module, lambda op: op.record.name in contractions and takes(op))
     simplify(module)
     attention.swap(module)
     split_reductions(module)

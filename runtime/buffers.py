@@ -9,7 +9,7 @@ does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -19,7 +19,7 @@ from .dtypes import Dtype, from_numpy
 from .knobs import knobs
 
 ALIGNMENT = 64
-
+SMALL, SHARED = 256, 4096  # bytes: results of a program that share a block, and the largest such block
 
 Block = tuple[int, np.ndarray]
 """(aligned address, the NumPy array that owns the memory)."""
@@ -118,17 +118,34 @@ pool = Pool()
 
 
 class _Holder:
-    """Owns a pooled block. NumPy views hold it through `__array_interface__`; when the last one goes, the block
-    returns.
-    """
+    """Owns a pooled block, which returns when the last buffer or NumPy view over it goes."""
 
-    __slots__ = ("__array_interface__", "__weakref__", "block", "pool", "size")
+    __slots__ = ("__weakref__", "block", "pool", "size")
 
     def __init__(self, size: int, source: Pool):
-        self.size, self.pool, self.block = size, source, source.take(size)
+        self.size, self.pool = size, source
+        try:  # `take` and `give`, without their frames: one of these is made for most results
+            self.block = source.free[size].pop()
+        except (KeyError, IndexError):
+            self.block = source._fresh(size)
 
     def __del__(self) -> None:
-        self.pool.give(self.size, self.block)
+        size = self.size
+        blocks = self.pool.free[size]
+        if len(blocks) * size <= knobs.pool_bytes >> 3:
+            blocks.append(self.block)
+        else:
+            self.pool.give(size, self.block)
+
+
+class _Window:
+    """What a NumPy view of a buffer holds: the bytes, and the block that they lie in."""
+
+    __slots__ = ("__array_interface__", "owner")
+
+    def __init__(self, owner: Any, address: int, nbytes: int):
+        self.owner = owner
+        self.__array_interface__ = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (address, False)}
 
 
 class _Foreign:
@@ -193,7 +210,54 @@ class Buffer:
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array of `shape`, without a copy."""
         if self._view is None:
-            holder, data = self.owner, (self.address, False)
-            holder.__array_interface__ = {"version": 3, "shape": (self.nbytes,), "typestr": "|u1", "data": data}
-            self._view = np.asarray(holder).view(self.dtype.numpy).reshape(self.shape)
+            window: Any = _Window(self.owner, self.address, self.nbytes)
+            self._view = np.asarray(window).view(self.dtype.numpy).reshape(self.shape)
         return self._view
+
+
+def allocator(specs: Sequence[tuple[tuple[int, ...], Dtype]]) -> Callable[[], list[Buffer]]:
+    """What makes uninitialised buffers of these shapes and dtypes, at each call new ones.
+
+    Arrays of at most `SMALL` bytes share blocks of at most `SHARED` bytes, so that fifty biases cost one block. Scalars
+    do not: a loss that a program keeps for its log would keep the block.
+    """
+    groups: list[tuple[int, list[tuple[int, int, tuple[int, ...], Dtype]]]] = []
+    open_group, used = None, 0
+    for place, (shape, dtype) in enumerate(specs):
+        nbytes = prod(shape) * dtype.size
+        if nbytes > SMALL or not shape:
+            groups.append((Pool.size_class(nbytes), [(place, 0, shape, dtype)]))
+            continue
+        room = max(-(-nbytes // ALIGNMENT), 1) * ALIGNMENT
+        if open_group is None or used + room > SHARED:
+            open_group, used = len(groups), 0
+            groups.append((0, []))
+        members = groups[open_group][1]
+        members.append((place, used, shape, dtype))
+        used += room
+        groups[open_group] = Pool.size_class(used), members
+    allocate, count = object.__new__, len(specs)
+    if count == 1:
+        ((size, ((_, _, shape, dtype),)),) = groups
+
+        def make_one() -> list[Buffer]:
+            holder = _Holder(size, pool)
+            buffer: Buffer = allocate(Buffer)
+            buffer.address, buffer.owner, buffer._view = holder.block[0], holder, None
+            buffer.shape, buffer.dtype = shape, dtype
+            return [buffer]
+
+        return make_one
+
+    def make() -> list[Buffer]:
+        made: list[Any] = [None] * count
+        for size, members in groups:
+            holder = _Holder(size, pool)
+            start = holder.block[0]
+            for place, offset, shape, dtype in members:
+                made[place] = buffer = allocate(Buffer)
+                buffer.address, buffer.shape, buffer.dtype = start + offset, shape, dtype
+                buffer.owner, buffer._view = holder, None
+        return made
+
+    return make

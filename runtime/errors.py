@@ -41,9 +41,12 @@ _ROOTS = tuple(os.path.join(_HOME, folder, "") for folder in _FOLDERS)
 _is_ours: dict[str, bool] = {}  # by file: hashing a code object is slow
 
 
+_getframe = sys._getframe
+
+
 def user_frame(depth: int = 1) -> Where:
     """The nearest caller outside mlxir. Cheap: no line is looked up and nothing is formatted here."""
-    frame = sys._getframe(depth)
+    frame = _getframe(depth)
     while frame is not None:
         code = frame.f_code
         ours = _is_ours.get(code.co_filename)

@@ -28,7 +28,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from . import dtypes
-from .buffers import Buffer, pool
+from .buffers import Buffer, allocator, pool
 from .dtypes import Dtype
 from .knobs import knobs
 
@@ -209,8 +209,8 @@ def thread_count() -> int:
     return knobs.threads or _CORES
 
 
-LAUNCHER_SYMBOLS = ("mlxir_run", "__truncdfhf2", "__truncdfbf2")
-"""What the launcher's object defines: the function that runs a program, and what LLVM's code for kernels may call."""
+LAUNCHER_SYMBOLS = ("mlxir_run", "mlxir_call", "__truncdfhf2", "__truncdfbf2")
+"""What the launcher's object defines: the functions that run a program, and what LLVM's code for kernels may call."""
 
 
 class _Linked:
@@ -248,6 +248,7 @@ def _link(objects: Sequence[Object], imports: dict[str, int]) -> list[_Linked]:
 
 _NO_ARENA: Any = (0, None)
 _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
+_ONE_BLOCK = ctypes.CFUNCTYPE(None)  # called with a `bytes`: ctypes converts what is not declared in half the time
 
 
 class Executable:
@@ -266,33 +267,41 @@ class Executable:
             (runtime,) = _link(objects[:1], _addresses)
             self._code = [runtime, *_link(objects[1:], runtime.addresses)]
             self._call = _PROTOTYPE(runtime.addresses["mlxir_run"])
+            self._call_block = _ONE_BLOCK(runtime.addresses["mlxir_call"])
             for linked in self._code:
                 addresses |= linked.addresses
         self._words = [_words(launches, addresses) for launches in segments]
         self._only = ctypes.addressof(self._words[0]) if len(segments) == 1 == len(schedule.segments) else 0
         self._pack = struct.Struct(f"{len(schedule.parameters) + len(schedule.results)}Q").pack
-        self._results = [(s, d, pool.size_class(prod(s) * d.size)) for s, d in schedule.results]
+        self._pack_block = struct.Struct(f"3Q{len(schedule.parameters) + len(schedule.results)}Q").pack
+        self._results = allocator(schedule.results)
+        first = len(schedule.parameters)
+        self._in_order = schedule.outputs == list(range(first, first + len(schedule.results)))
         self._arena = pool.size_class(schedule.arena) if schedule.arena else 0
+        self._simple = bool(self._only and self._in_order and not self._arena)
 
-    def run(self, arguments: Sequence[Buffer]) -> list[Buffer]:
+    def run(self, arguments: list[Buffer]) -> list[Buffer]:
         """The results for concrete arguments, which must have the parameters' shapes and dtypes (the caller's key says
         so).
         """
-        buffers = [*arguments, *[Buffer.empty(shape, dtype, size) for shape, dtype, size in self._results]]
-        table = self._pack(*[b.address or b.pointer for b in buffers])
-        if not self._arena and self._only:
-            self._call(self._only, table, 0, knobs.threads or _CORES)
-            return [buffers[i] for i in self._outputs]
+        results = self._results()
+        buffers = arguments + results
+        if self._simple:
+            addresses = [b.address or b.pointer for b in buffers]
+            self._call_block(self._pack_block(self._only, 0, knobs.threads or _CORES, *addresses))
+            return results
         arena = pool.take(self._arena) if self._arena else _NO_ARENA
         try:
             if self._only:
-                self._call(self._only, table, arena[0], knobs.threads or _CORES)
+                threads = knobs.threads or _CORES
+                addresses = [b.address or b.pointer for b in buffers]
+                self._call_block(self._pack_block(self._only, arena[0], threads, *addresses))
             else:
-                self._run_segments(table, arena[0], buffers)
+                self._run_segments(self._pack(*[b.address or b.pointer for b in buffers]), arena[0], buffers)
         finally:
             if self._arena:
                 pool.give(self._arena, arena)
-        return [buffers[i] for i in self._outputs]
+        return results if self._in_order else [buffers[i] for i in self._outputs]
 
     def call(self, table: Any, arena: int, threads: int) -> None:
         """Run all kernels on the addresses in `table`, for a schedule without library steps."""

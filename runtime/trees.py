@@ -12,7 +12,6 @@ This module knows no array class: where only arrays are allowed, the caller name
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -61,6 +60,8 @@ def register_dataclass(
     Objects are rebuilt without calling `__init__` or `__post_init__`. Raises TypeError for what is no dataclass,
     ValueError for names that are no fields.
     """
+    import dataclasses  # lazy: 3 ms that only those who register a class pay
+
     if cls is None:
         return functools.partial(register_dataclass, meta_fields=meta_fields)  # type: ignore[return-value]
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):

@@ -174,11 +174,10 @@ class _AttentionGrad(Streaming):
 
         def emit(e: VectorEmitter) -> tuple[int, float]:
             def element() -> None:
-                total = None
+                total = e.k.const(0, self.dtype)
                 for n in range(self.shares):
                     at = linear((Index.of(self.unit), Index.of(n), Index.of(key), Index.of(column)), shape)
-                    part = self.load(e, e.buffers[source], e.index(at))
-                    total = part if total is None else total + part
+                    total = total + self.load(e, e.buffers[source], e.index(at))
                 e.k.store(Reg(total.value, self.q.dtype, e.k), e.buffers[target], e.index(position))
 
             extent = over(e, [self.unit, key], lambda: e.lanes(column, column.extent, element))

@@ -113,10 +113,9 @@ class _FewRows:
             for (p, lanes), x in zip(pieces, loaded, strict=True):
                 y = e.load_vector(self.query.buffer, s.dtype, e.plus(corner, p), lanes, s.dtype)
                 sums[lanes] = e.multiply_add(x, y, sums[lanes]) if lanes in sums else e.multiply(x, y)
-            total = None
+            total = e.k.const(0, s.dtype)
             for value in sums.values():
-                part = Reg(e.sum_of_lanes(value, s.dtype), s.dtype, e.k)
-                total = part if total is None else total + part
+                total = total + Reg(e.sum_of_lanes(value, s.dtype), s.dtype, e.k)
             e.k.store(total, self.weights.buffer, e.plus(at, r * KEYS))
 
     def _softmax(self, e: VectorEmitter, r: int, first: ir.Value, count: ir.Value) -> None:

@@ -59,10 +59,6 @@ class Matrices(NamedTuple):
     roots: list[Root]
 
     @property
-    def work(self) -> int:
-        return self.elements * self.k.extent
-
-    @property
     def elements(self) -> int:
         return self.b.extent * self.i.extent * self.j.extent
 
@@ -177,6 +173,7 @@ def _finish(e: VectorEmitter, accumulator: Scalar, total: Reg, dtype: Dtype, roo
 
 # -- skinny products -------------------------------------------------------------------------------------------------
 def _term(e: VectorEmitter, m: Matrices) -> tuple[Reg, Reg]:
+    """The factors of the current step along K."""
     a, b = (Reg(e.value(x).value, float32, e.k) for x in (m.left, m.right))
     return a, b
 

@@ -247,7 +247,7 @@ class Form:
             for var, roots, positions in self._pieces(last):
                 e.hoist(roots, [var])
                 stored = list(zip(roots, positions, [e.buffers[n] for n in self.outputs], strict=True))
-                e.parallel(var, e.constant_index(var.extent), lambda stored=stored: self._store(e, stored))
+                e.parallel(var, e.constant_index(var.extent), functools.partial(self._store, e, stored))
 
         return over(e, rows, row), work * last.extent
 

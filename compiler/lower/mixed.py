@@ -17,7 +17,7 @@ from mlxir.compiler.lower.loops import Form, Lowered, RowEmitter, Step, loop_fun
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, reachable
 from mlxir.compiler.lower.vectors import VectorEmitter
-from mlxir.compiler.passes.mixed import column_space, row_space
+from mlxir.compiler.passes.mixed import column_space, columns_of, row_space
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.dtypes import Dtype, float32
@@ -82,7 +82,7 @@ class _Totals(Pull):
             return super()._compute(tensor, idx)
         (buffer, kept), graph, position = self.partial[id(tensor)], self.graph, linear(idx, tensor.shape)
         op, _ = self.producer[id(tensor)]
-        count = 1 if column_space(op).pieces else self.pieces
+        count = 1 if columns_of(op).pieces else self.pieces
         parts = [graph.load(buffer, position + n * tensor.aval.size, kept) for n in range(count)]
         while len(parts) > 1:
             pairs = zip(parts[::2], parts[1::2], strict=False)
@@ -100,7 +100,7 @@ class _Mixed:
         self.ops, self.results = function.read()
         self.sums = [op for op in self.ops if op.record.lowering == "reduce" and column_space(op) is not None]
         self.avals = [t.aval for t in function.arguments] + [t.aval for t in self.results]
-        self.rows, self.columns, split = column_space(self.sums[0])
+        self.rows, self.columns, split = columns_of(self.sums[0])
         late, numbered = self._late(), list(enumerate(self.results, len(function.arguments)))
         self.early = [(t, n) for n, t in numbered if id(t) not in late]
         self.later = [(t, n) for n, t in numbered if id(t) in late]

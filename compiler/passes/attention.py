@@ -72,8 +72,9 @@ def _causal(op: Op, producer: dict[int, Op]) -> float | None:
 
 def _depends_on_nothing(t: Tensor, producer: dict[int, Op]) -> bool:
     op = producer.get(id(t))
-    plain = op is not None and op.record.lowering == "element" and op.record.kind != "control"
-    return plain and all(_depends_on_nothing(x, producer) for x in op.operands)
+    if op is None or op.record.lowering != "element" or op.record.kind == "control":
+        return False
+    return all(_depends_on_nothing(x, producer) for x in op.operands)
 
 
 def _evaluate(t: Tensor, producer: dict[int, Op]) -> np.ndarray:

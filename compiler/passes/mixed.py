@@ -29,6 +29,13 @@ class Space(NamedTuple):
     pieces: int
 
 
+def columns_of(op: Op) -> Space:
+    """`column_space` of a sum that is known to have one."""
+    space = column_space(op)
+    assert space is not None
+    return space
+
+
 def row_space(op: Op) -> Space | None:
     """Of a reduction of the last axes."""
     shape, axes = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))

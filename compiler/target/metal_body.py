@@ -309,7 +309,7 @@ class Body:
         bound, block = self._bound(operation.operands[1]), operation.regions[0].blocks[0]
         results, starts = list(operation.results), [self.use(v) for v in list(operation.operands)[3:]]
         yielded = _last(block).operands
-        names = []
+        names: list[str] = []
         for result, argument, start, value in zip(results, list(block.arguments)[1:], starts, yielded, strict=True):
             if is_fragment(result.type):
                 variable = carried_fragment(self, operation.operands[3 + len(names)])

@@ -206,8 +206,12 @@ def arithmetic(symbol: str, a: Expr, b: Expr, bits: int) -> Expr:
         low, high = min(products), max(products)
     if a.value is not None and b.value is not None:
         return integer(_wrapped(low, bits))
-    if symbol != "-" and b.value == (0 if symbol == "+" else 1):
-        return a
+    if symbol != "-":
+        neutral = 0 if symbol == "+" else 1
+        if b.value == neutral:
+            return a
+        if a.value == neutral:
+            return b
     if any(RANGE[t[bits]][0] <= low and high <= RANGE[t[bits]][1] for t in (SIGNED, UNSIGNED)):
         type_ = common(low, high, a, b)
         return infix(symbol, *both(a, b, type_), type_, low, high)

@@ -1,4 +1,8 @@
-"""Verifier for emitted Metal shaders: compiled by clang and executed in emulation on x86-64 Linux. See ../README.md."""
+"""Metal shaders compiled by clang and executed in emulation on x86-64 Linux, under a checker.
+
+tests/metal/README.md says what is seen this way, and what is not. `device.EmulatedMetal` is a device whose shaders run
+so, for the runtime that drives Metal.
+"""
 
 from .build import cache_dir, unavailable_reason
 from .errors import (

@@ -2,8 +2,8 @@
 
 What Metal would abort over, or leave to chance, raises MetalMisuseError: messages that an object does not understand,
 arguments of a wrong type, released objects, encoders that are not ended, buffers that are not bound, dispatches that
-depend on each other with neither barrier nor fence between them. What the checker finds in a kernel becomes the error of
-its command buffer, as a fault of a GPU does.
+depend on each other with neither barrier nor fence between them. What the checker finds in a kernel becomes the error
+of its command buffer, as a fault of a GPU does.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class EmulatedMetal:
     Attributes:
         dispatched: how often each kernel ran.
         reports: what the checker found in the last dispatches.
-        findings: what is no error and still not as it should be: compiler warnings, arithmetic that overflows, SIMD-group
-            functions that a part of a SIMD-group runs.
+        findings: what is no error and still not as it should be: compiler warnings, arithmetic that overflows,
+            SIMD-group functions that a part of a SIMD-group runs.
     """
 
     def __init__(self, order: int = 0, strict: bool = True, math_modes: bool = True):
@@ -126,7 +126,7 @@ class EmulatedMetal:
     def _autorelease(self, handle: int, selector: str) -> None:
         pools = getattr(self._local, "pools", [])
         if not pools:
-            raise MetalMisuseError(f"{selector} returns an autoreleased object, and there is no autorelease pool: it leaks")
+            raise MetalMisuseError(f"what {selector} returns is autoreleased: without an autorelease pool it leaks")
         pools[-1].held.append(handle)
 
     def _argument(self, selector: str, code: str, value: Any) -> Any:
@@ -314,7 +314,7 @@ class EmulatedMetal:
             raise MetalMisuseError("a dispatch without a pipeline")
         kernel = target.pipeline.kernel
         if prod(group) > kernel.max_threads:
-            raise MetalMisuseError(f"{kernel.name}: {prod(group)} threads per threadgroup, {kernel.max_threads} are allowed")
+            raise MetalMisuseError(f"{kernel.name}: {prod(group)} threads in a group of at most {kernel.max_threads}")
         missing = [p.name for i, p in kernel.buffers.items() if i not in target.buffers]
         if missing:
             raise MetalMisuseError(f"{kernel.name}: no buffer is bound for {', '.join(missing)}")
@@ -354,7 +354,7 @@ class EmulatedMetal:
             self._committed.append(target)
 
     def _waitUntilCompleted(self, target: _Object) -> None:
-        """Run what was committed up to this command buffer. Nothing runs earlier, so that whoever does not wait sees it."""
+        """Run what was committed up to this command buffer. Nothing runs earlier: whoever does not wait sees it."""
         if target.state == "recording":
             raise MetalMisuseError("waiting for a command buffer that is not committed")
         while target.state == "committed":

@@ -1,1 +1,1 @@
-"""Running shaders on a Metal device: ctypes on the Objective-C runtime, or the emulated device behind the same messages."""
+"""Running shaders on a Metal device: messages through the Objective-C runtime, or to an emulated device."""

@@ -98,8 +98,8 @@ class Executable:
         pipeline = self._shaders.pipeline(step["kernel"])
         if pipeline.simd_width != self.schedule["simd_width"]:
             raise DeviceError(
-                f"[metal] The shaders are made for SIMD-groups of {self.schedule['simd_width']} threads, {pipeline.kernel}"
-                f" has {pipeline.simd_width} on this device."
+                f"[metal] The shaders are made for SIMD-groups of {self.schedule['simd_width']} threads,"
+                f" {pipeline.kernel} has {pipeline.simd_width} on this device."
             )
         buffers = [
             Bound(b["index"], self._place(b), b["access"] != "write", b["access"] != "read") for b in step["buffers"]

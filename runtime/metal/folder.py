@@ -26,7 +26,7 @@ ALIGNMENT = 256  # of a constant in its file
 
 
 def with_constants(schedule: dict[str, Any], constants: Sequence[np.ndarray]) -> tuple[dict[str, Any], bytes]:
-    """The schedule of a program whose last parameters are `constants`, as a folder has it; and what constants.bin holds."""
+    """The schedule, as a folder has it, of a program whose last parameters are `constants`; and their file's bytes."""
     inputs = len(schedule["parameters"]) - len(constants)
     data, offsets = bytearray(), []
     for constant in constants:
@@ -46,7 +46,8 @@ def with_constants(schedule: dict[str, Any], constants: Sequence[np.ndarray]) ->
         steps.append({**step, **attrs, **sides})
     outputs = [o if o < inputs else o - len(constants) for o in schedule["outputs"]]
     parameters = schedule["parameters"][:inputs]
-    return {**schedule, "parameters": parameters, "constants": len(data), "outputs": outputs, "steps": steps}, bytes(data)
+    changed = {"parameters": parameters, "constants": len(data), "outputs": outputs, "steps": steps}
+    return {**schedule, **changed}, bytes(data)
 
 
 def _finite(value: Any) -> Any:
@@ -82,12 +83,13 @@ def readme(schedule: dict[str, Any], name: str) -> str:
 # {name}, compiled to Metal by mlxir
 
 `{SHADERS}` holds the shaders, `{SCHEDULE}` the {len(schedule["steps"])} steps that run them: kernels{host}.
-{constants if schedule["constants"] else ""}Compile the shaders as Metal 3.1 with fast math off (`MTLCompileOptions.mathMode = .safe`), make one buffer for each
+{constants if schedule["constants"] else ""}\
+Compile the shaders as Metal 3.1 with fast math off (`MTLCompileOptions.mathMode = .safe`), make one buffer for each
 parameter, for each result, and of {schedule["arena"]} bytes for the arena, all with shared storage. Then, for each step
 in order: set the pipeline of `kernel`; bind each of `buffers` at `index` (`kind` and `at` say which: a parameter or
-result by number, or a byte offset into the arena or the constants); call `dispatchThreadgroups` or `dispatchThreads`, as
-`dispatch` says, with `grid` and `threadgroup`. A step that reads what an earlier one wrote, or writes what it accessed
-(`access`), comes after it: use a serial encoder, or a barrier. `outputs` counts parameters, then results.
+result by number, or a byte offset into the arena or the constants); call `dispatchThreadgroups` or `dispatchThreads`,
+as `dispatch` says, with `grid` and `threadgroup`. A step that reads what an earlier one wrote, or writes what it
+accessed (`access`), comes after it: use a serial encoder, or a barrier. `outputs` counts parameters, then results.
 
 {chr(10).join([*inputs, *results])}
 

@@ -83,7 +83,9 @@ class ObjectiveC:
             function = prototype(selector)(("objc_msgSend", self._objc))
             found = self._functions[selector] = function, self._register(selector.encode())
         function, registered = found
-        return function(receiver, registered, *[self._argument(c, v) for c, v in zip(MESSAGES[selector].arguments, arguments, strict=True)])
+        codes = MESSAGES[selector].arguments
+        values = [self._argument(code, value) for code, value in zip(codes, arguments, strict=True)]
+        return function(receiver, registered, *values)
 
     def _argument(self, code: str, value: Any) -> Any:
         if code == SIZE:

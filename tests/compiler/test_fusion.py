@@ -56,7 +56,8 @@ def fused(traced: Program) -> Fused:
     read = {v for launch in result.launches for v in launch.operands} | set(result.outputs)
     unread = [
         launch.name for launch in result.launches
-        if not set(launch.results[: 1 if launch.kind == "attention" else None]) <= read  # its statistics are for gradients
+        # The statistics of attention are for its gradient.
+        if not set(launch.results[: 1 if launch.kind == "attention" else None]) <= read
     ]  # fmt: skip
     assert not unread, f"{unread} write values that no one reads"
     assert all(len(launch.operands) + len(launch.results) <= 31 for launch in result.launches)
@@ -154,6 +155,18 @@ STRUCTURE = {
     "moved and joined": (
         lambda: program(lambda m, x, y: m.concatenate(m.transpose(x, axes=(1, 0)), -y, axis=0) * 2, (8, 16), (4, 8)),
         [LOOPS]),
+    "joined along the rows": (
+        lambda: program(lambda m, x, y, z: m.concatenate(m.concatenate(x, y * 2, axis=1), -z, axis=1) + 1,
+            (8, 5), (8, 16), (8, 1)), [LOOPS]),
+    "a bias and its activation behind flattened axes": (
+        lambda: program(lambda m, x, w, b: gelu(m, m.reshape(m.matmul(x, w, ta=False, tb=False), shape=(4, 8, 24)) + b),
+            (32, 16), (16, 24), (24,)), [MATMUL]),
+    "a value and its column sums": (
+        lambda: program(lambda m, x, g: [m.exp(x) * g, m.sum(m.exp(x) * g, axes=(0,))], SQUARE, SQUARE),
+        [("loops", 2)]),
+    "a result under another shape": (
+        lambda: program(lambda m, x: m.reshape(m.cumsum(x, axis=1, reverse=False, inclusive=True), shape=(128, 64)),
+            SQUARE), [OWN]),
     "several results of one space": (lambda: program(lambda m, x: [m.exp(x), m.sin(x), x * 2], SQUARE), [("loops", 3)]),
     "row and column results": (lambda: program(lambda m, x: [m.sum(x, axes=(1,)), x - mean(m, x, 1)], SQUARE),
         [("loops", 2)]),
@@ -179,6 +192,27 @@ def test_a_value_used_by_far_away_kernels_is_computed_once() -> None:
     text = fused(traced).module.text()
     assert text.count('"mx.exp"') == 1
     check(traced, data(traced), 1e-5)
+
+
+def test_equal_layers_have_equal_kernels() -> None:
+    """Wherever simplification has put their shared constants."""
+
+    def layer(m: Any, x: Any, w: Any, b: Any) -> Any:
+        return x + dense(m, layer_norm(m, x, b, b), w, b)
+
+    def layers(m: Any, x: Any, w: Any, b: Any) -> Any:
+        return layer(m, layer(m, layer(m, x, w, b), w, b), w, b)
+
+    result = fused(gradient(layers, (8, 16), (16, 16), (16,)))
+    functions = [result.module.find(k.name) for k in result.launches if k.kind == "matmul"]
+    texts = {f.operation.get_asm().replace(f"@{f.name}(", "@kernel(") for f in functions}
+    assert len(functions) == 9 and len(texts) <= 5
+
+
+def test_the_rows_of_a_total_stay_whole() -> None:
+    """So that what depends on the row alone is not computed for each element of the sum."""
+    total = program(lambda m, x: m.sum(x * m.rsqrt(mean(m, m.square(x), 1)), axes=(0, 1)), (512, 96))
+    assert "tensor<64x8x96xf32>" in fused(total).module.text()
 
 
 def test_a_constant_exponent_needs_no_selection() -> None:

@@ -245,7 +245,7 @@ def test_the_stage_metal_means_the_target_metal(capsys: pytest.CaptureFixture[st
         (["model.py:net", "--stage", "ptx"], "invalid choice: 'ptx'"),
         (["model.py:net", "--stage", "metal", "--target", "cpu"], "target cpu has no stage 'metal'"),
         (["model.py:net", "--stage", "llvm", "--target", "metal"], "target metal has no stage 'llvm'"),
-        (["model.py:net", "--arg", "f64[3]", "--target", "metal"], "[metal]"),
+        (["model.py:net", "--arg", "f64[3]", "--target", "metal"], "float64 does not exist in Metal"),
         (["model.py:net", "--target", "tpu"], "invalid choice: 'tpu'"),
         (["model.py:net", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["model.py:net", "-o", "model.py/below"], "cannot write"),

@@ -20,8 +20,8 @@ from typing import Any
 from mlxir.runtime.metal.abi import CONSTANTS, FUNCTIONS, MESSAGES
 
 SIGNATURE = re.compile(
-    r"^(?:template <[^>]*>\s*)?_(?:NS|MTL)_INLINE\s+(?P<returns>[^;{}()]*?[\s*])(?P<scope>NS|MTL)::(?P<owner>\w+)(?:<[^>]*>)?"
-    r"::\w+\((?P<arguments>[^{]*)\)(?: const)?\s*\{(?P<body>[^}]*)\}",
+    r"^(?:template <[^>]*>\s*)?_(?:NS|MTL)_INLINE\s+(?P<returns>[^;{}()]*?[\s*])(?P<scope>NS|MTL)::(?P<owner>\w+)"
+    r"(?:<[^>]*>)?::\w+\((?P<arguments>[^{]*)\)(?: const)?\s*\{(?P<body>[^}]*)\}",
     re.MULTILINE,
 )
 

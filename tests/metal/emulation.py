@@ -73,7 +73,7 @@ def _merged(texts: Sequence[str]) -> str:
 def run_schedule(
     schedule: dict[str, Any], library: MetalLibrary | None, arguments: Sequence[np.ndarray], order: int
 ) -> tuple[list[np.ndarray], list[Report]]:
-    """Execute the steps of a schedule with the product's runtime on an emulated device; outputs, a report per kernel."""
+    """Execute a schedule with the product's runtime on an emulated device; outputs, and a report per kernel."""
     backend, device = _device(order)
     if library is not None:
         _alive[order, library.source] = device.shaders(library.source)

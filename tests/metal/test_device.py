@@ -1,4 +1,4 @@
-"""`mx.gpu` on an emulated device: where evaluation goes, whole models and their gradients, programs compiled ahead of time.
+"""`mx.gpu` on an emulated device: where evaluation goes, whole models with their gradients, programs compiled ahead.
 
 What runs is the product's runtime; results are compared with the CPU target.
 """
@@ -57,7 +57,7 @@ def both(fn: Callable[..., Any], *arguments: Any) -> tuple[list[np.ndarray], lis
     return found[0], found[1]
 
 
-# -- where evaluation goes -----------------------------------------------------------------------------------------------
+# -- where evaluation goes ---------------------------------------------------------------------------------------------
 def test_the_gpu_is_the_default_where_there_is_one(backend: EmulatedMetal) -> None:
     assert mx.default_device() == mx.gpu and mx.metal.is_available() and mx.is_available(mx.gpu)
     assert mx.device_count(mx.gpu) == 1 and mx.default_stream(mx.gpu).device == mx.gpu
@@ -123,7 +123,7 @@ def test_errors_of_kernels_reach_the_user(backend: EmulatedMetal, monkeypatch: p
         fn(x)
 
 
-# -- models --------------------------------------------------------------------------------------------------------------
+# -- models ------------------------------------------------------------------------------------------------------------
 HEADS, WIDTH, LENGTH, WORDS = 2, 16, 8, 11
 
 
@@ -179,7 +179,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(backend: EmulatedMetal, name: s
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
 
 
-# -- ahead of time -------------------------------------------------------------------------------------------------------
+# -- ahead of time -----------------------------------------------------------------------------------------------------
 MODEL = """\
 import mlxir as mx
 import numpy as np
@@ -263,9 +263,11 @@ def test_the_loader_refuses_what_does_not_fit(folder: Path, backend: EmulatedMet
     program = mx.metal.load("out")
     with pytest.raises(ValueError, match=r"takes .*\(5, 16\)"):
         program(normal(5, 16))
+    whole = Path("out/constants.bin").read_bytes()
     Path("out/constants.bin").write_bytes(b"short")
     with pytest.raises(ValueError, match="has 5 bytes"):
         mx.metal.load("out")
+    Path("out/constants.bin").write_bytes(whole)
     Path("out/kernels.metal").unlink()
     with pytest.raises(OSError):
         mx.metal.load("out")
@@ -277,7 +279,7 @@ def test_without_a_device_nothing_is_loaded() -> None:
             mx.metal.load("anywhere")
 
 
-# -- check-metal ---------------------------------------------------------------------------------------------------------
+# -- check-metal -------------------------------------------------------------------------------------------------------
 def test_check_metal_reports_signatures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["check-metal", "out/kernels.metal"]) == 0

@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from metal.illegal_kernels import HEADER
-from metal.verifier import MetalLibrary, unavailable_reason
+
+from mlxir.runtime.emulator import MetalLibrary, unavailable_reason
 
 _REASON = unavailable_reason()
 pytestmark = pytest.mark.skipif(_REASON is not None, reason=str(_REASON))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from laws import TABLE, arrays, assert_close, traced
 from metal.emulation import Shaders
-from metal.verifier import unavailable_reason
 
 from mlxir.compiler.pipeline import compile_metal, transformed_program
 from mlxir.compiler.program import Program
 from mlxir.dialects.mx import RECORDS
+from mlxir.runtime.emulator import unavailable_reason
 from mlxir.runtime.errors import CompileError
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")

@@ -10,10 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from metal.emulation import Shaders, run_schedule, traced
-from metal.verifier import MetalError, MetalLibrary, unavailable_reason
 
 from mlxir.compiler.pipeline import compile_metal, transformed_program
 from mlxir.runtime.dtypes import float32
+from mlxir.runtime.emulator import MetalError, MetalLibrary, unavailable_reason
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -48,7 +48,7 @@ def convolution(**changes: Any) -> Callable[..., Any]:
 
 MATRIX = ("simdgroup_multiply_accumulate", "threadgroup_barrier")
 for (name, dtype), (ta, tb) in product(DTYPES.items(), product((False, True), repeat=2)):
-    m, k, n = (70, 37, 50) if name == "float32" and not ta else (35, 37, 27)
+    m, k, n = (70, 37, 50) if name == "float32" and not ta else (29, 37, 27)
     a, b = normal(*((k, m) if ta else (m, k)), dtype=dtype), normal(*((n, k) if tb else (k, n)), dtype=dtype)
     case(f"edges {name} {ta} {tb}", times(ta, tb), a, b, contains=MATRIX)
 for name, dtype in DTYPES.items():
@@ -86,6 +86,23 @@ case("conv in groups", convolution(groups=2), normal(1, 5, 6, 4), normal(16, 3, 
 case("conv dilated", convolution(dilation=(2, 1), input_dilation=(1, 2)), normal(1, 6, 5, 2), normal(8, 3, 3, 2),
      contains=MATRIX)  # fmt: skip
 case("conv flipped", convolution(flip=True), normal(1, 5, 6, 3), normal(8, 3, 3, 3), contains=MATRIX)
+
+
+def attend(**changes: Any) -> Callable[..., Any]:
+    attrs = {"scale": 0.3, "fill": -1e30, "causal": False, "swapped": False, **changes}
+    return lambda m, *operands: m.attention(*operands, **attrs)
+
+
+STREAMING = ("simd_max", "fma")
+for name, dtype in DTYPES.items():
+    case(f"decode {name}", attend(), normal(1, 4, 1, 16, dtype=dtype), normal(1, 2, 40, 16, dtype=dtype),
+         normal(1, 2, 40, 12, dtype=dtype), np.ones((1, 1, 1, 40), bool), normal(1, 4), contains=STREAMING)  # fmt: skip
+case("decode many keys", attend(swapped=True), normal(2, 1, 2, 8), normal(2, 1, 600, 8), normal(2, 1, 600, 8),
+     _random.integers(0, 2, (2, 1, 1, 600)) > 0, np.full((1, 1), -np.inf, np.float32), contains=STREAMING)  # fmt: skip
+case("causal", attend(causal=True), normal(1, 2, 5, 8), normal(1, 2, 9, 8), normal(1, 2, 9, 8),
+     normal(1, 1, 5, 9), np.full((1, 1), -np.inf, np.float32), contains=STREAMING)  # fmt: skip
+case("attention by tiles", attend(causal=True), normal(1, 2, 33, 8), normal(1, 2, 33, 8), normal(1, 2, 33, 8),
+     np.ones((1, 1, 1, 33), bool), np.full((1, 1), -np.inf, np.float32), contains=MATRIX)  # fmt: skip
 
 
 class Compiled:
@@ -128,11 +145,12 @@ def test_form(name: str) -> None:
 # -- faults ------------------------------------------------------------------------------------------------------------
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 FAULTS = {
-    "stride of a tile": (", 20);", ", 19);"),
-    "tile of b": ("+ 640, 20", "+ 600, 20"),
+    "stride of a tile": (", 20, ulong2", ", 19, ulong2"),
+    "tile of b": ("+ m * 8 + 576", "+ m * 8 + 560"),
     "transposed fragment": (", ulong2(0, 0), true", ""),
     "other simdgroup": ("simdgroup % 2", "simdgroup / 2"),
-    "rows outside": ("< 35 &&", "< 36 &&"),
+    "rows outside": ("j / 32 < 29", "j / 32 < 30"),
+    "rows read outside": ("j % 32 < 29", "j % 32 < 30"),
     "columns outside": ("j % 32 < 27", "j % 32 < 28"),
     "end of K": ("< 37)", "< 36)"),
     "fragment added twice": ("simdgroup_multiply_accumulate(sum1, a0, b1, sum1);",
@@ -143,9 +161,8 @@ FAULTS = {
 }  # fmt: skip
 
 
-def _faulty() -> tuple[str, dict[str, str]]:
-    """The shader of a product, and the same with one fault each: every barrier left out, and FAULTS."""
-    text, _ = compile_metal(traced(*_edges())[0])
+def _faulty(text: str) -> dict[str, str]:
+    """The shader of a product with one fault each: every barrier left out, and FAULTS."""
     parts = text.split(BARRIER)
     assert len(parts) == 5
     faulty = {
@@ -154,12 +171,15 @@ def _faulty() -> tuple[str, dict[str, str]]:
     for name, (old, new) in FAULTS.items():
         assert old in text, (name, text)
         faulty[name] = text.replace(old, new)
-    return text, faulty
+    return faulty
 
 
-def _edges() -> tuple[Any, ...]:
-    fn, arrays, _ = CASES["edges float32 True True"]
-    return fn, *arrays
+def _compiled(name: str) -> tuple[str, dict[str, Any], list[np.ndarray], np.ndarray]:
+    """Shader, schedule, arguments and result of a case."""
+    fn, arrays, _ = CASES[name]
+    program, arguments = traced(fn, *arrays)
+    (expected,) = program.run_reference(arguments)
+    return *compile_metal(program), arguments, expected
 
 
 def _caught(text: str, schedule: dict[str, Any], arguments: list[np.ndarray], expected: np.ndarray) -> bool:
@@ -175,14 +195,16 @@ def _caught(text: str, schedule: dict[str, Any], arguments: list[np.ndarray], ex
 
 
 def test_faults_are_caught() -> None:
-    """No fault put into the shader of a product gets past the checks that the cases pass, nor does a wrong grid."""
-    program, arguments = traced(*_edges())
-    text, schedule = compile_metal(program)
-    (expected,) = program.run_reference(arguments)
-    assert not _caught(text, schedule, arguments, expected)
-    _, faulty = _faulty()
-    assert [name for name, source in faulty.items() if not _caught(source, schedule, arguments, expected)] == []
-    for grid, threads in ((1, 128), (2, 96), (2, 64)):
-        (step,) = schedule["steps"]
+    """No fault put into the shader of a product gets past the checks that the cases pass."""
+    text, *rest = _compiled("edges float32 True True")
+    assert not _caught(text, *rest)
+    assert [name for name, source in _faulty(text).items() if not _caught(source, *rest)] == []
+
+
+def test_wrong_grids_are_caught() -> None:
+    text, schedule, arguments, expected = _compiled("batched")
+    (step,) = schedule["steps"]
+    assert (step["grid"], step["threadgroup"]) == ([3, 1, 1], [128, 1, 1])
+    for grid, threads in ((2, 128), (4, 128), (3, 64), (3, 96)):
         wrong = {**schedule, "steps": [{**step, "grid": [grid, 1, 1], "threadgroup": [threads, 1, 1]}]}
         assert _caught(text, wrong, arguments, expected), (grid, threads)

@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from metal.illegal_kernels import BLIND_SPOTS, COMPILE, HEADER, LINT, NOTED, REFUSED, RUN, SIGNATURE, Faulty, Rejected
-from metal.verifier import (
+
+from mlxir.runtime.emulator import (
     MetalCheckError,
     MetalCompileError,
     MetalError,
@@ -419,7 +420,7 @@ def test_concurrent_first_use_without_system_compiler(tmp_path):
     """Two processes with an empty cache and an empty PATH build everything at the same time."""
     program = """
 import numpy as np
-from metal.verifier import MetalLibrary
+from mlxir.runtime.emulator import MetalLibrary
 library = MetalLibrary('''#include <metal_stdlib>
 using namespace metal;
 kernel void twice(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]]) { x[i] = x[i] * 2; }

@@ -6,9 +6,9 @@ module {
     return %1, %2 : tensor<4x8xf32>, tensor<f32>
   }
   func.func private @mx_sum_2(%arg0: tensor<4x8xf32>, %arg1: tensor<4x8xf32>) -> tensor<8xf32> {
-    %0 = "mx.multiply"(%arg0, %arg0) : (tensor<4x8xf32>, tensor<4x8xf32>) -> tensor<4x8xf32>
-    %1 = "mx.full"() {dtype = f32, shape = array<i64>, value = 1 : i64} : () -> tensor<f32>
-    %2 = "mx.subtract"(%1, %0) : (tensor<f32>, tensor<4x8xf32>) -> tensor<4x8xf32>
+    %0 = "mx.full"() {dtype = f32, shape = array<i64>, value = 1 : i64} : () -> tensor<f32>
+    %1 = "mx.multiply"(%arg0, %arg0) : (tensor<4x8xf32>, tensor<4x8xf32>) -> tensor<4x8xf32>
+    %2 = "mx.subtract"(%0, %1) : (tensor<f32>, tensor<4x8xf32>) -> tensor<4x8xf32>
     %3 = "mx.multiply"(%2, %arg1) : (tensor<4x8xf32>, tensor<4x8xf32>) -> tensor<4x8xf32>
     %4 = "mx.sum"(%3) {axes = array<i64: 0>} : (tensor<4x8xf32>) -> tensor<8xf32>
     return %4 : tensor<8xf32>
