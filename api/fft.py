@@ -315,7 +315,8 @@ def istft(
     """The inverse of `stft`: overlapping frames are added and divided by the sum of the squared windows.
 
     Takes (..., frequencies, frames) and gives (..., samples), `length` of them if given: float32, the real part
-    where `onesided` is False (True if None). `n_fft` follows from the frequencies if None (an even number where one-sided).
+    where `onesided` is False (True if None). `n_fft` follows from the frequencies if None, an even number if
+    one-sided.
     """
     spectrum = check_array("istft", stft_matrix)
     if spectrum.ndim < 2:
@@ -329,7 +330,8 @@ def istft(
     hop = n_fft // 4 if hop_length is None else hop_length
     _check_frames("istft", n_fft, hop)
     columns = shape.swapaxes(spectrum, -1, -2)
-    framed = irfft(columns, n=n_fft, norm=norm) if onesided else elementwise.real(ifft(columns, n=n_fft, norm=norm))
+    inverse = irfft if onesided else ifft
+    framed = elementwise.real(inverse(columns, n=n_fft, norm=norm))
     weights = _window("istft", window, win_length, n_fft)
     framed = framed * weights
     total = (frames - 1) * hop + n_fft

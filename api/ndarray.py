@@ -94,7 +94,7 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
         kind = type(other)
         if kind is array:
             b = other._value
-        elif tape is None or (b := _constants.get(kind, _NO_ATTRS).get(dtype, _NO_ATTRS).get(other)) is None:
+        elif tape is None or kind not in _constants or (b := _constants[kind].get(dtype, _NO_ATTRS).get(other)) is None:
             b = _operand(other, dtype, word)
         if b.dtype is not dtype:
             dtype = promote(dtype, b.dtype)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .dtypes import Dtype, from_numpy
-from .knobs import knobs
+from .knobs import Knobs, knobs
 
 ALIGNMENT = 64
 SMALL, SHARED = 256, 4096  # bytes: results of a program that share a block, and the largest such block
@@ -129,10 +129,10 @@ class _Holder:
         except (KeyError, IndexError):
             self.block = source._fresh(size)
 
-    def __del__(self) -> None:
+    def __del__(self, settings: Knobs = knobs) -> None:  # it outlives the module's names
         size = self.size
         blocks = self.pool.free[size]
-        if len(blocks) * size <= knobs.pool_bytes >> 3:
+        if len(blocks) * size <= settings.pool_bytes >> 3:
             blocks.append(self.block)
         else:
             self.pool.give(size, self.block)
@@ -157,8 +157,8 @@ class _Foreign:
         self.root = root
         pool.hold(root)
 
-    def __del__(self) -> None:
-        pool.release(self.root)
+    def __del__(self, release: Callable[[np.ndarray], None] = pool.release) -> None:  # outlives the module's names
+        release(self.root)
 
 
 def _owner(view: np.ndarray) -> Any:

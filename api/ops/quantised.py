@@ -103,18 +103,10 @@ def _from_e2m1(code: array) -> array:
 
 def _to_e2m1(x: array) -> array:
     """The code of the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6 with a sign, ties to even, never -0; uint32."""
-    size, code = elementwise.abs(x), None
-    for step, closed in (
-        (0.25, False),
-        (0.75, True),
-        (1.25, False),
-        (1.75, True),
-        (2.5, False),
-        (3.5, True),
-        (5.0, False),
-    ):
-        above = (size >= step if closed else size > step).astype(uint32)
-        code = above if code is None else code + above
+    size = elementwise.abs(x)
+    code = (size > 0.25).astype(uint32)
+    for step, closed in ((0.75, True), (1.25, False), (1.75, True), (2.5, False), (3.5, True), (5.0, False)):
+        code = code + (size >= step if closed else size > step).astype(uint32)
     return elementwise.where(elementwise.logical_and(x < 0, code > 0), code + 8, code)
 
 

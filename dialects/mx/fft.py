@@ -35,8 +35,9 @@ class Transform(Primitive):
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
         return m.emit(self, args, self.shifted(**attrs)), [True]
 
-    def shifted(self, axis: int, **attrs: Any) -> dict:
-        return {"axis": axis + 1, **attrs}
+    def shifted(self, **attrs: Any) -> dict:
+        """The attributes of the transform whose axes are one further behind."""
+        return {**attrs, "axis": attrs["axis"] + 1}
 
     def check(self, x: Aval, dtype: Any, axes: tuple[int, ...]) -> None:
         if x.dtype is not dtype:
@@ -60,8 +61,8 @@ class ComplexTransform(Transform):
         scale = 1 / points if attrs["inverse"] else points
         return m.fft(ct, axes=attrs["axes"], inverse=not attrs["inverse"]) * m.scalar(scale, complex64)
 
-    def shifted(self, axes: tuple[int, ...], **attrs: Any) -> dict:
-        return {"axes": tuple(a + 1 for a in axes), **attrs}
+    def shifted(self, **attrs: Any) -> dict:
+        return {**attrs, "axes": tuple(a + 1 for a in attrs["axes"])}
 
 
 class RealTransform(Transform):
@@ -75,8 +76,9 @@ class RealTransform(Transform):
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         return (np.fft.rfft(arrays[0], axis=attrs["axis"]),)
 
-    def transpose(self, m: OpBuilder, ct: Any, x: Any, axis: int) -> Any:
+    def transpose(self, m: OpBuilder, ct: Any, x: Any, **attrs: Any) -> Any:
         # Re(W^H ct): the missing frequencies have no cotangent, W^H is n times the inverse transform.
+        axis = attrs["axis"]
         n = x.shape[axis]
         high = tuple(n - ct.shape[axis] if i == axis else 0 for i in range(len(ct.shape)))
         full = m.pad(ct, m.scalar(0, complex64), low=(0,) * len(high), high=high)
@@ -96,8 +98,9 @@ class RealInverseTransform(Transform):
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         return (np.fft.irfft(arrays[0], attrs["n"], axis=attrs["axis"]),)
 
-    def transpose(self, m: OpBuilder, ct: Any, x: Any, axis: int, n: int) -> Any:
+    def transpose(self, m: OpBuilder, ct: Any, x: Any, **attrs: Any) -> Any:
         # Each frequency but 0 (and n/2 where n is even) stands for itself and for its mirror image.
+        axis, n = attrs["axis"], attrs["n"]
         k, rank = n // 2 + 1, len(x.shape)
         index = m.arange(start=0, step=1, length=k, dtype=float32)
         alone = m.equal(index, m.scalar(0, float32))

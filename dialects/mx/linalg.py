@@ -70,7 +70,8 @@ class PseudoInverse(LinearAlgebra):
     def _projectors(self, m: OpBuilder, a: Any, p: Any) -> tuple[Any, Any]:
         """Onto what `a` does not reach, and onto what it sends to zero."""
         left, right = product(m, a, p), product(m, p, a)
-        return tuple(m.cast(band(m, *x.shape[-2:], "equal"), x.dtype) - x for x in (left, right))  # type: ignore
+        first, second = (m.cast(band(m, x.shape, "equal"), x.dtype) - x for x in (left, right))
+        return first, second
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         (a,), (t,), (p,) = primals, tangents, outs
@@ -327,10 +328,10 @@ class LU(LinearAlgebra):
         left, right = window(m, lu, -1, 0, k), window(m, lu, -2, 0, k)
         if k < rows:
             left = joined(m, left, m.full(value=0, shape=(*batch, rows, rows - k), dtype=lu.dtype), -1)
-        left = strictly_lower(m, left) + m.cast(band(m, rows, rows, "equal"), lu.dtype)
+        left = strictly_lower(m, left) + m.cast(band(m, (rows, rows), "equal"), lu.dtype)
         right = upper(m, right)
         if k < columns:
-            tail = window(m, m.cast(band(m, columns, columns, "equal"), lu.dtype), -2, k, columns)
+            tail = window(m, m.cast(band(m, (columns, columns), "equal"), lu.dtype), -2, k, columns)
             right = joined(m, right, m.broadcast(tail, (*batch, columns - k, columns)), -2)
         return left, right
 

@@ -33,8 +33,9 @@ def product(m: OpBuilder, *factors: Any) -> Any:
     return out
 
 
-def band(m: OpBuilder, rows: int, columns: int, comparison: str) -> Any:
-    """The mask `row <comparison> column` of a matrix."""
+def band(m: OpBuilder, shape: tuple[int, ...], comparison: str) -> Any:
+    """The mask `row <comparison> column` of matrices of a shape."""
+    rows, columns = shape[-2:]
     i = m.reshaped(m.arange(start=0, step=1, length=rows, dtype=uint32), (rows, 1))
     j = m.reshaped(m.arange(start=0, step=1, length=columns, dtype=uint32), (1, columns))
     return getattr(m, comparison)(i, j)
@@ -42,7 +43,7 @@ def band(m: OpBuilder, rows: int, columns: int, comparison: str) -> Any:
 
 def keep(m: OpBuilder, x: Any, comparison: str) -> Any:
     """`x` where `row <comparison> column`, zero elsewhere."""
-    return m.select(band(m, *x.shape[-2:], comparison), x, m.scalar(0, x.dtype))
+    return m.select(band(m, x.shape, comparison), x, m.scalar(0, x.dtype))
 
 
 def lower(m: OpBuilder, x: Any) -> Any:
@@ -93,11 +94,11 @@ def separations(m: OpBuilder, values: Any) -> Any:
     """`gap[i, j] = values[j] - values[i]`, 1 on the diagonal: what the derivative of vectors is divided by."""
     rank = len(values.shape)
     gap = m.expanded(values, [rank - 1]) - m.expanded(values, [rank])
-    return m.select(band(m, *gap.shape[-2:], "equal"), m.scalar(1, gap.dtype), gap)
+    return m.select(band(m, gap.shape, "equal"), m.scalar(1, gap.dtype), gap)
 
 
 def off_diagonal(m: OpBuilder, x: Any) -> Any:
-    return m.select(band(m, *x.shape[-2:], "equal"), m.scalar(0, x.dtype), x)
+    return m.select(band(m, x.shape, "equal"), m.scalar(0, x.dtype), x)
 
 
 def over_gaps(m: OpBuilder, x: Any, gaps: Any) -> Any:
@@ -116,7 +117,7 @@ def real_dtype(dtype: Dtype) -> Dtype:
 def spread(m: OpBuilder, x: Any, dtype: Dtype) -> Any:
     """`diag(x)`"""
     n = x.shape[-1]
-    return m.select(band(m, n, n, "equal"), m.expanded(m.cast(x, dtype), [len(x.shape) - 1]), m.scalar(0, dtype))
+    return m.select(band(m, (n, n), "equal"), m.expanded(m.cast(x, dtype), [len(x.shape) - 1]), m.scalar(0, dtype))
 
 
 def alternatives(dtypes: tuple[Dtype, ...]) -> str:
@@ -148,7 +149,7 @@ class LinearAlgebra(Primitive):
 
     kind = "linear algebra"
     lowering = "library"
-    operands = ("a",)
+    operands: tuple[str, ...] = ("a",)
     square = True
     dtypes: tuple[Dtype, ...] = (float32, float64)
 

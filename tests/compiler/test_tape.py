@@ -45,6 +45,8 @@ CASES = {
     "attribute": (lambda a, b: mx.sum(a.reshape(2, 4), axis=0), lambda a, b: mx.sum(a.reshape(2, 4), axis=1)),
     "shape": (lambda a, b: a[:4] * b[:4], lambda a, b: a[4:] * b[4:]),
     "dtype": (lambda a, b: a.astype(mx.float16) + 1, lambda a, b: a.astype(mx.int32) + 1),
+    "transform": (lambda a, b: mx.vmap(mx.sin)(a) + 1, lambda a, b: mx.vmap(mx.exp)(a) + 1),
+    "which result": (lambda a, b: mx.divmod(a, b)[0] + 1, lambda a, b: mx.divmod(a, b)[1] + 1),
     "result": (lambda a, b: [a + b, (a + b) * a][0], lambda a, b: [a + b, (a + b) * a][1]),
 }
 
@@ -131,6 +133,22 @@ def test_threads_that_share_operands_do_not_mix_their_recordings():
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_what_a_trace_recorded_is_not_taken_for_data():
+    for f, right in ((mx.sin, np.cos), (mx.exp, np.exp), (mx.square, lambda x: 2 * x)):
+        gradient = mx.grad(lambda x, f=f: f(x).sum())(mx.array(A))
+        np.testing.assert_allclose(np.array(gradient + 1), right(A) + 1, rtol=1e-5)
+
+
+def test_what_another_thread_recorded_is_not_taken_for_data():
+    for f, right in ((mx.sin, np.sin), (mx.exp, np.exp), (mx.square, np.square)):
+        made = []
+        thread = threading.Thread(target=lambda f=f, made=made: made.append(f(mx.array(A))))
+        thread.start()
+        thread.join()
+        np.testing.assert_allclose(np.array(made[0] * 2), right(A) * 2, rtol=1e-5)
+    assert plans() == 0
 
 
 def test_clearing_the_cache_lets_plans_go():

@@ -161,7 +161,8 @@ def test_an_edited_program_compiles_only_the_kernels_that_changed(folder: Path) 
     def program(scale: float) -> Program:
         m = GraphBuilder()
         x = m.handle(constant(np.ones((4, 8), np.float32)))
-        return cut([m.cumsum(x, axis=1, reverse=False, inclusive=True).value, (m.sin(x) * scale).value], [x.value]).program
+        sums = m.cumsum(x, axis=1, reverse=False, inclusive=True)
+        return cut([sums.value, (m.sin(x) * scale).value], [x.value]).program
 
     cache.clear()
     cache.executable(program(2.0))
