@@ -18,7 +18,6 @@ from mlxir.compiler.evaluate import evaluate, pipeline
 from mlxir.compiler.graph import Value, resolve
 from mlxir.compiler.program import Program
 from mlxir.runtime.dtypes import Dtype, from_short
-from mlxir.runtime.metal import folder as metal_folder
 from mlxir.runtime.trees import tree_map
 
 from .compilation import traced
@@ -123,7 +122,7 @@ def write_stages(
     files = {stage: folder / pipeline().STAGES[stage][0] for stage in stages}
     shipped = [s for s in stages if target == "metal" and s in ("metal", "schedule")]
     files.update({s: folder / files[s].name.partition("-")[2] for s in shipped})
-    extra = [folder / "README.md", folder / metal_folder.CONSTANTS] if "schedule" in shipped else []
+    extra = [folder / "README.md", folder / _metal_folder().CONSTANTS] if "schedule" in shipped else []
     for file in [*files.values(), *extra]:
         file.unlink(missing_ok=True)  # an old file must not pass for a stage that is not reached
 
@@ -136,13 +135,19 @@ def write_stages(
     return [file for file in [*files.values(), *extra] if file.exists()]
 
 
+def _metal_folder() -> Any:
+    from mlxir.runtime.metal import folder  # lazy: few programs dump, and it loads the Metal runtime
+
+    return folder
+
+
 def _ship(schedule: dict[str, Any], name: str, captured: Sequence[Value], extra: list[Path]) -> str:
     """Write the README and the constants beside a schedule; its text as the folder has it."""
     evaluate(captured)
     buffers = [resolve(v).buffer for v in captured]
-    schedule, data = metal_folder.with_constants(schedule, [b.numpy() for b in buffers if b is not None])
+    schedule, data = _metal_folder().with_constants(schedule, [b.numpy() for b in buffers if b is not None])
     readme, constants = extra
-    _write(readme, metal_folder.readme(schedule, name))
+    _write(readme, _metal_folder().readme(schedule, name))
     if data:
         constants.write_bytes(data)
     return json.dumps(schedule, indent=1, allow_nan=False)

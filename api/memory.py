@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mlxir.runtime.buffers import pool
+from mlxir.runtime.buffers import pools
 from mlxir.runtime.knobs import knobs
-from mlxir.runtime.metal.memory import shared
 from mlxir.runtime.trees import leaves
 
 from .ndarray import array
@@ -27,7 +26,7 @@ _numbers = {"memory": int(0.8 * _physical()), "wired": 0, "reset": 0}
 
 def get_active_memory() -> int:
     """Bytes that live arrays hold: pooled blocks, and memory that NumPy allocated for uncompiled results."""
-    return pool.active + pool.foreign + shared.active
+    return sum([pool.active + pool.foreign for pool in pools])
 
 
 def get_peak_memory() -> int:
@@ -35,19 +34,20 @@ def get_peak_memory() -> int:
 
     Measured where memory is new; blocks that the pool lends again are seen only if they are in use when this is called.
     """
-    active, new = get_active_memory(), pool.peak + pool.foreign_peak + shared.peak
+    active, new = get_active_memory(), sum([pool.peak + pool.foreign_peak for pool in pools])
     return max(new, active) if new or active > _numbers["reset"] else 0
 
 
 def reset_peak_memory() -> None:
     """Set the peak to 0, from where new memory raises it."""
-    pool.peak = pool.foreign_peak = shared.peak = 0
+    for pool in pools:
+        pool.peak = pool.foreign_peak = 0
     _numbers["reset"] = get_active_memory()
 
 
 def get_cache_memory() -> int:
     """Bytes in free blocks that are kept for reuse."""
-    return pool.cached + shared.cached
+    return sum([pool.cached for pool in pools])
 
 
 def set_cache_limit(limit: int) -> int:
@@ -60,8 +60,8 @@ def set_cache_limit(limit: int) -> int:
 
 def clear_cache() -> None:
     """Give the free blocks back to the system."""
-    pool.clear()
-    shared.clear()
+    for pool in pools:
+        pool.clear()
 
 
 def get_memory_limit() -> int:

@@ -115,6 +115,8 @@ class Pool:
 
 
 pool = Pool()
+pools = [pool]
+"""All pools of this process; that of the memory shared with a GPU joins when it is first needed."""
 
 
 class _Holder:

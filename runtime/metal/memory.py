@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..buffers import ALIGNMENT, Block, Buffer, Pool
+from ..buffers import ALIGNMENT, Block, Buffer, Pool, pools
 from ..stream import LateBuffer
 from .abi import PAGE
 
@@ -85,6 +85,7 @@ def _address(array: np.ndarray) -> int:
 
 pages = _Pages()
 shared = Pool(pages.block)
+pools.append(shared)
 _moving = threading.Lock()
 
 

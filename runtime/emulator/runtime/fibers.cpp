@@ -31,7 +31,8 @@ Statistics statistics;
 volatile bool stop_dispatch;
 
 namespace {
-constexpr size_t kStackBytes = 256 << 10, kStackGuard = 64 << 10;
+// A large frame reaches far below the stack at once: the guard is wider than any array that a kernel may have.
+constexpr size_t kStackBytes = 256 << 10, kStackGuard = 8 << 20;
 constexpr size_t kSavedRegisters = 6;
 
 const Dispatch* dispatch_in_progress;
@@ -63,9 +64,8 @@ void fiber_main() {
 
 void give_stack(Fiber& f) {
   if (!f.stack) {
-    void* memory = mmap(nullptr, kStackGuard + kStackBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED || mprotect(memory, kStackGuard, PROT_NONE) != 0) {
+    void* memory = mmap(nullptr, kStackGuard + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED || mprotect((char*)memory + kStackGuard, kStackBytes, PROT_READ | PROT_WRITE) != 0) {
       perror("msl emulator: no memory for a thread's stack");
       abort();
     }
