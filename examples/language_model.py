@@ -21,6 +21,7 @@ from mlxir import nn, optimizers
 
 CONTEXT, BATCH = 64, 16
 WIDTH, HEADS, LAYERS = 128, 4, 3
+RATE, WARM_UP = 2e-3, 100
 
 
 class Block(nn.Module):
@@ -82,7 +83,11 @@ def loss_fn(model, x, y):
 
 
 def train(model, data, steps):
-    optimizer = optimizers.AdamW(learning_rate=optimizers.cosine_decay(2e-3, steps), weight_decay=0.01)
+    # Without a warm-up (and with moments that start at zero uncorrected, MLX's default) attention never forms.
+    warm_up = optimizers.linear_schedule(0.0, RATE, WARM_UP)
+    decay = optimizers.cosine_decay(RATE, max(steps - WARM_UP, 1))
+    schedule = optimizers.join_schedules([warm_up, decay], [WARM_UP])
+    optimizer = optimizers.AdamW(learning_rate=schedule, weight_decay=0.01, bias_correction=True)
     optimizer.init(model.trainable_parameters())
     state = [model.state, optimizer.state]
 
