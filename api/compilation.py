@@ -15,6 +15,7 @@ evaluated by Python for each call. Either holds as long as what the trace assume
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import inspect
 import sys
@@ -35,7 +36,8 @@ from mlxir.runtime.knobs import knobs
 from mlxir.runtime.trees import leaves, tree_map, update
 
 from .captured import Placeholders, Snapshot, written
-from .entries import Assumed, Entry, Quick, Traced, replay
+from .entries import Assumed, Entry, Traced, replay
+from .native import library, missed
 from .ndarray import array, wrap_new
 from .signatures import (
     KEYWORD,
@@ -57,6 +59,7 @@ __all__ = [
 ]  # fmt: skip
 
 PROMOTED_AFTER = 3  # values of a Python number for which a function is traced before the number becomes an input
+MOST_PLANS = 4  # signatures of one function that native code looks for
 MOST_ALTERNATIVES = 8  # traces of one signature that differ in what they assume of its numbers
 EXPLAINED = 16  # earlier signatures that a new one is compared with
 
@@ -116,17 +119,18 @@ class _Cache:
         self.described: list[tuple[Description, Assumed]] = []
         # The last signature is compared before anything is hashed.
         self.last: tuple[list, Entry | None] = ([object()], None)
-        # Before that, the last arguments of a common form are recognised without a key: 
-        self.quick: Quick | None = None
+        # Before that, native code serves calls by the plans of the latest entries (native/dispatch.py).
+        self.plans: list[tuple[Any, ...]] = []
+        self.serve: Callable[[tuple, dict], Any] | None = None
+        self.served = ctypes.c_uint64()  # calls
         self.hits = self.misses = 0
         self.seconds = 0.0
 
     def info(self) -> SignatureInfo:
         """Hits, misses, entries, seconds and bytes of this function."""
         entries = list(self.entries.values())
-        return SignatureInfo(
-            self.hits, self.misses, len(entries), self.seconds, sum([entry.code_bytes for entry in entries])
-        )
+        hits, code_bytes = self.hits + self.served.value, sum([entry.code_bytes for entry in entries])
+        return SignatureInfo(hits, self.misses, len(entries), self.seconds, code_bytes)
 
     # -- looking up ---------------------------------------------------------------------------------------------------
     def numbers_of(self, key: list, numbers: Numbers, values: list[Value]) -> _Spots:
@@ -172,6 +176,64 @@ class _Cache:
         self.entries[exact] = entry
         while len(self.entries) > knobs.cache_entries:
             self.entries.popitem(last=False)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+    def call(self, args: tuple, kwargs: dict) -> Any:
+        """A call that no plan serves."""
+        key: list = []
+        values: list[Value] = []
+        numbers: Numbers = []
+        for x in args:
+            if type(x) is array:
+                value = x._value
+                values.append(value)
+                key.append(value.shape)
+                key.append(value.dtype)
+            else:
+                flatten_argument(x, key, values, numbers)
+        for name, x in kwargs.items():
+            key.append(KEYWORD)
+            key.append(name)
+            flatten_argument(x, key, values, numbers)
+        if knobs.disable_compile:
+            return self.fun(*args, **kwargs)
+        if self.inputs is not None:
+            key.append(STATE)
+            flatten_state(self.inputs, key, values)
+        if running.depth and depends_on_trace(values):
+            return self.fun(*args, **kwargs)
+        last, entry = self.last
+        count = len(values)
+        if key != last:
+            entry = self.find(key, numbers, values)
+        if entry is None:
+            return self.miss(key, numbers, args, kwargs, values)
+        self.hits += 1
+        if (plan := entry.planned(lambda e: self.plan(e, key, numbers, args, kwargs, values[:count]))) is not None:
+            self.plans[:] = [plan, *[p for p in self.plans if p is not plan]][:MOST_PLANS]
+        buffers = [v.buffer for v in values]
+        if not all(buffers):  # a buffer is true
+            evaluate(values)
+            buffers = [v.buffer for v in values]
+        results = entry.run(buffers)  # type: ignore[arg-type, misc]
+        if self.outputs is not None or not entry.plain:
+            return entry.finish([constant(b) for b in results], values, self.outputs)
+        return entry.rebuild(wrap_new(results))
+
+    def plan(
+        self, entry: Entry, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]
+    ) -> tuple[Any, ...] | None:
+        """The plan for calls like this one, which the entry serves; None where native code does not."""
+        functions = library()
+        if functions is None:
+            return None
+        from .native.plans import described  # lazy: it loads llvmlite
+
+        if self.serve is None:
+            self.serve = functions.function("serve", self.plans)
+        inputs = self.numbers_of(key, numbers, values).inputs if numbers else ()
+        state = self.inputs, self.outputs
+        return described(entry, args, kwargs, numbers, inputs, len(values), state, self.served)
 
     # -- misses -------------------------------------------------------------------------------------------------------
     def miss(self, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]) -> Any:
@@ -327,67 +389,20 @@ def compile(  # noqa: A001 (MLX's name)
 
     @functools.wraps(fun, updated=())
     def compiled(*args: Any, **kwargs: Any) -> Any:
-        quick = cache.quick
-        if quick is not None and not (kwargs or running.depth or knobs.disable_compile):
-            recognise, run, rebuild = quick
-            buffers = recognise(args)
-            if buffers is not None:
-                cache.hits += 1
-                return rebuild(wrap_new(run(buffers)))
-        key: list = []
-        values: list[Value] = []
-        numbers: Numbers = []
-        for x in args:
-            if type(x) is array:
-                value = x._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                flatten_argument(x, key, values, numbers)
-        for name, x in kwargs.items():
-            key.append(KEYWORD)
-            key.append(name)
-            flatten_argument(x, key, values, numbers)
-        if knobs.disable_compile:
-            return fun(*args, **kwargs)
-        if inputs is not None:
-            key.append(STATE)
-            flatten_state(inputs, key, values)
-        if running.depth and depends_on_trace(values):
-            return fun(*args, **kwargs)
-        last, entry = cache.last
-        if key != last:
-            entry = cache.find(key, numbers, values)
-        if entry is None:
-            return cache.miss(key, numbers, args, kwargs, values)
-        cache.hits += 1
-        buffers = [v.buffer for v in values]
-        if not all(buffers):  # a buffer is true
-            evaluate(values)
-            buffers = [v.buffer for v in values]
-        results = entry.run(buffers)  # type: ignore[arg-type, misc]
-        if outputs is not None or not entry.plain:
-            return entry.finish([constant(b) for b in results], values, outputs)
-        if inputs is None and not kwargs and entry.feed is None:
-            cache.quick = entry.quick(args)
-        return entry.rebuild(wrap_new(results))
+        serve = cache.serve
+        if serve is not None and (result := serve(args, kwargs)) is not missed:
+            return result
+        return cache.call(args, kwargs)
 
-    public = compiled if inputs is None and outputs is None else _in_turn(compiled, cache.lock)
-    public.cache_info = cache.info  # type: ignore[attr-defined]
-    public.cache_clear = cache.clear  # type: ignore[attr-defined]
-    _caches[public] = cache
-    return public
-
-
-def _in_turn(compiled: Callable[..., Any], lock: Any) -> Callable[..., Any]:
-    """One call at a time: each reads the captured state and writes it."""
-
-    @functools.wraps(compiled)
-    def public(*args: Any, **kwargs: Any) -> Any:
-        with lock:
+    @functools.wraps(fun, updated=())
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        with cache.lock:  # one call at a time: each reads the captured state and writes it
             return compiled(*args, **kwargs)
 
+    public: Any = compiled if inputs is None and outputs is None else in_turn
+    public.cache_info = cache.info
+    public.cache_clear = cache.clear
+    _caches[public] = cache
     return public
 
 

@@ -7,7 +7,7 @@ Python numbers that are inputs: `Feed` computes from those of a call what the pr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from mlxir.compiler.evaluate import evaluate, executable, family
@@ -21,7 +21,7 @@ from mlxir.runtime.trees import children, container_kind, leaves, maker, tree_ma
 
 from .captured import write
 from .ndarray import array, wrap
-from .signatures import Description, Numbers, recogniser
+from .signatures import Description, Numbers
 
 
 class Feed(NamedTuple):
@@ -45,20 +45,15 @@ class Feed(NamedTuple):
         except ArithmeticError:
             return False
 
-    def values(self, numbers: Numbers) -> list[Value]:
+    def buffers(self, numbers: Numbers) -> list[Buffer]:
         found = self.compute(*self.symbols(numbers))
-        return [constant(trace.data(x)) for trace, x in zip(self.traces, found, strict=True)]
+        return [trace.data(x) for trace, x in zip(self.traces, found, strict=True)]
+
+    def values(self, numbers: Numbers) -> list[Value]:
+        return [constant(buffer) for buffer in self.buffers(numbers)]
 
 
-class Quick(NamedTuple):
-    """How calls of the form that `recognise` knows are served (`signatures.recogniser`)."""
-
-    recognise: Callable[[tuple], list[Any] | None]
-    run: Callable[[list[Buffer]], list[Buffer]]
-    rebuild: Callable[[Sequence[array]], Any]
-
-
-QUICK_FROM = 3  # hits after which an entry gets its `Quick`
+PLANNED_FROM = 3  # hits after which an entry gets its plan: making one takes as long as some calls do
 
 
 class Entry:
@@ -71,8 +66,8 @@ class Entry:
     """
 
     __slots__ = (
-        "alternatives", "captured", "code_bytes", "feed", "hits", "next", "places", "plain", "program", "rebuild",
-        "recognised", "returned", "run", "sized",
+        "alternatives", "captured", "code_bytes", "extra", "feed", "hits", "made", "next", "places", "plain", "plan",
+        "program", "rebuild", "result", "returned", "run", "sized",
     )  # fmt: skip
 
     def __init__(
@@ -87,13 +82,16 @@ class Entry:
         self.program, self.captured, self.places, self.feed = program, captured, places, feed
         self.sized = sized
         self.plain = places == list(range(len(places)))
+        self.result = result
         self.returned, self.rebuild = _rebuilder(result)
         self.run: Callable[[list[Buffer]], list[Buffer]] | None = None
         self.next: Entry | None = None
         self.alternatives = 1
         self.code_bytes = 0
-        self.hits = 0  # through a key, and while there are fewer than QUICK_FROM
-        self.recognised: Quick | None = None
+        self.made: Any = None  # the executable, and what it takes behind the arrays of a call
+        self.extra: list[Buffer | int] = []
+        self.hits = 0  # while there are fewer than PLANNED_FROM
+        self.plan: tuple[Any, ...] | None = None  # for native code (native/plans.py)
 
     def prepare(self) -> None:
         """Evaluate what was captured and get the executable."""
@@ -103,7 +101,7 @@ class Entry:
             self.run = lambda buffers: []
             return
         made = executable(self.program) if self.sized is None else self.sized[0].runner(self.sized[1])
-        run, self.code_bytes = made.run, made.code_bytes
+        run, self.code_bytes, self.made, self.extra = made.run, made.code_bytes, made, extra
         if self.feed is not None:
             given = len(self.program.parameters) - len(extra)
 
@@ -115,16 +113,33 @@ class Entry:
         else:
             self.run = (lambda buffers: run(buffers + extra)) if extra else run
 
-    def quick(self, args: tuple) -> Quick | None:
-        """What serves further calls like one with `args`, which this entry served, without a key.
-
-        It is made once, when the entry has come back a few times: that takes as long as some calls do.
-        """
-        if self.hits < QUICK_FROM:
+    def planned(self, describe: Callable[[Entry], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        """The plan of this entry, once it has come back a few times; `describe` makes it."""
+        if self.hits < PLANNED_FROM:
             self.hits += 1
-            if self.hits == QUICK_FROM and (recognise := recogniser(args)) is not None and self.run is not None:
-                self.recognised = Quick(recognise, self.run, self.rebuild)
-        return self.recognised
+            if self.hits == PLANNED_FROM:
+                self.plan = describe(self)
+        return self.plan
+
+    def feeder(self, numbers: Numbers, inputs: Collection[int]) -> Callable[[list], tuple[Buffer, ...] | None]:
+        """What makes the buffers of a call from the values of its numbers that are inputs, like `numbers` otherwise.
+
+        It returns None for values that this entry does not serve.
+        """
+        feed, places = self.feed, sorted(inputs)
+
+        def fed(given: list) -> tuple[Buffer, ...] | None:
+            if feed is None:
+                return ()
+            now = list(numbers)
+            for i, x in zip(places, given, strict=True):
+                now[i] = (now[i][0], x)
+            if not feed.accepts(now):
+                return None
+            buffers = tuple(feed.buffers(now))
+            return buffers if all([b.pointer for b in buffers]) else None
+
+        return fed
 
     def finish(self, results: Sequence[Value], values: Sequence[Value], state: Any) -> Any:
         """The returned tree, after captured outputs were written."""

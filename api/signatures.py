@@ -9,7 +9,6 @@ changing becomes an input).
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -125,88 +124,6 @@ def flatten_state(x: Any, key: list, values: list) -> None:
     values.append(value)
     key.append(value.shape)
     key.append(value.dtype)
-
-
-MOST_RECOGNISED = 1024  # arrays and constants: the function takes longer to make than it will save
-
-
-class _Unlike(Exception):
-    """Arguments that `recogniser` makes no function for."""
-
-
-def recogniser(args: tuple) -> Callable[[tuple], list[Any] | None] | None:
-    """A function that tells calls of the same signature as `args` from others, for the common case.
-
-    It returns the buffers of the arrays, in order, or None where the call has another signature (by the key above) or
-    anything is unusual: a subclass, another order of names, an array that is not evaluated. Written out for this
-    structure, so that a call walks no tree:
-
-        f({"w": x}, 2)    def recognise(args):
-                              if len(args) != 2: return None
-                              x0, x1 = args
-                              if type(x0) is not dict or tuple(x0) != c0: return None
-                              x2, = x0.values()
-                              if not (type(x1) is c1 and x1 == c2 and type(x2) is array): return None
-                              v2 = x2._value
-                              if (v2.shape, v2.dtype) != c3: return None
-                              buffers = [v2.buffer]
-                              return buffers if all(buffers) else None
-
-    None where `args` hold something else than arrays, constants, and plain dicts, lists and tuples of these.
-    """
-    lines: list[str] = []
-    tests: list[str] = []
-    arrays: list[tuple[str, Value]] = []
-    known: list[Any] = []
-    count = itertools.count()
-
-    def constant(x: Any) -> str:
-        known.append(x)
-        return f"c{len(known) - 1}"
-
-    def unpack(items: Sequence, source: str) -> None:
-        names = [f"x{next(count)}" for _ in items]
-        if len(names) + len(arrays) + len(known) > MOST_RECOGNISED:
-            raise _Unlike
-        if names:
-            lines.append(f"{', '.join(names)}, = {source}")
-        for name, item in zip(names, items, strict=True):
-            visit(name, item)
-
-    def visit(name: str, x: Any) -> None:
-        kind = type(x)
-        if kind is array:
-            tests.append(f"type({name}) is array")
-            arrays.append((name[1:], x._value))
-        elif kind is dict:
-            lines.append(f"if type({name}) is not dict or tuple({name}) != {constant(tuple(x))}: return None")
-            unpack(list(x.values()), f"{name}.values()")
-        elif kind is list or kind is tuple:
-            lines.append(f"if type({name}) is not {kind.__name__} or len({name}) != {len(x)}: return None")
-            unpack(x, name)
-        elif kind in (str, int, bool, type(None)) or (kind is float and x == x and x != 0):
-            tests.append(f"type({name}) is {constant(kind)} and {name} == {constant(x)}")
-        else:
-            raise _Unlike
-
-    lines.append(f"if len(args) != {len(args)}: return None")
-    try:
-        unpack(args, "args")
-    except _Unlike:
-        return None
-    if tests:
-        lines.append(f"if not ({' and '.join(tests)}): return None")
-    lines += [f"v{i} = x{i}._value" for i, _ in arrays]
-    if arrays:
-        found = ", ".join([f"v{i}.shape, v{i}.dtype" for i, _ in arrays])
-        types = constant(tuple([part for _, v in arrays for part in (v.shape, v.dtype)]))
-        lines.append(f"if ({found}) != {types}: return None")
-    lines.append(f"buffers = [{', '.join([f'v{i}.buffer' for i, _ in arrays])}]")
-    lines.append("return buffers if all(buffers) else None")  # a buffer is true
-    scope: dict[str, Any] = {"array": array, **{f"c{i}": x for i, x in enumerate(known)}}
-    exec("def recognise(args):\n" + "".join([f"    {line}\n" for line in lines]), scope)
-    recognise: Callable[[tuple], list[Any] | None] = scope["recognise"]
-    return recognise
 
 
 def without_sizes(key: Sequence, values: Sequence) -> list:

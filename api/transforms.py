@@ -31,7 +31,7 @@ from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.errors import AxisError, Where, at, user_frame
 from mlxir.runtime.trees import broadcast_prefix, container_kind, flatten, leaves, strict_leaves, tree_map, unflatten
 
-from . import values
+from . import native, values
 from .linearized import linearized
 from .ndarray import array, wrap
 from .random import RandomState
@@ -55,7 +55,8 @@ def eval(*args: Any) -> None:  # noqa: A001 (MLX's name)
 
     Raises ValueError for a value that depends on the arguments of a running vmap or compile.
     """
-    evaluate(_values_in(args))
+    if not native.settled(*args):
+        evaluate(_values_in(args))
 
 
 def async_eval(*args: Any) -> None:

@@ -14,7 +14,7 @@ from mlxir.compiler.graph import Value, apply, number_input, record, running, wi
 from mlxir.dialects.mx import RECORDS, Primitive
 from mlxir.dialects.mx.record import Shape, broadcast_shapes
 from mlxir.dialects.symbolic import SYMBOLIC
-from mlxir.runtime.dtypes import Dtype, promote, scalar_dtype
+from mlxir.runtime.dtypes import Dtype, promote, scalar_dtype, uint64
 from mlxir.runtime.errors import AxisError, ShapeError, user_frame
 
 _FULL, _ASTYPE, _RESHAPE, _TRANSPOSE = RECORDS["full"], RECORDS["astype"], RECORDS["reshape"], RECORDS["transpose"]
@@ -54,6 +54,8 @@ def scalar(value: Any, partner: Dtype | None = None) -> Value:
     if kind in "iu" and type(value) is not bool:
         bits = 8 * dtype.size
         low, high = (0, (1 << bits) - 1) if kind == "u" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        if dtype is uint64 and -(1 << 63) <= value < 0:
+            value += 1 << 64  # wraps around, as in MLX
         if not low <= value <= high:
             raise with_place(
                 ValueError(f"[convert] Converting {value} to {dtype.name} would result in overflow."), user_frame(2)

@@ -41,6 +41,8 @@ class Runner(NamedTuple):
 
     run: Callable[[list[Buffer]], list[Buffer]]
     code_bytes: int
+    executable: Executable
+    lengths: Buffer  # its last parameter
 
 
 class _Code:
@@ -78,7 +80,7 @@ class _Code:
         lowered = {name: _replaced(k.named(name), number) for name, k in self.kernels.items()}
         made = Executable(self.objects, pipeline.schedule_of(fused, lowered), cache.library_step)
         lengths = Buffer.from_numpy(np.array(sizes, np.int64))
-        return Runner(lambda buffers: made.run([*buffers, lengths]), made.code_bytes)
+        return Runner(lambda buffers: made.run([*buffers, lengths]), made.code_bytes, made, lengths)
 
 
 def _replaced(value: Any, number: Callable[[Any], Any]) -> Any:

@@ -5,7 +5,7 @@
     key  ->  its steps (names, iterations, work, buffers, symbols), its temporaries, and the object that defines them
 
 Equal layers share their code, and a program that was edited compiles only the kernels that changed: they are kept in
-memory and on disk. The caller sees to it that one thread compiles at a time.
+memory and on disk. So are routines, by their symbol. The caller sees to it that one thread compiles at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mlxir.compiler import objects
 from mlxir.compiler.lower.loops import Lowered, Step
+from mlxir.compiler.lower.routines import Routine
 from mlxir.dialects.mlir import Function
 from mlxir.dialects.mx import Aval
 from mlxir.runtime import store
@@ -53,10 +54,13 @@ def recall(key: str) -> Kernel | None:
     """A kernel that was kept, by this process or an earlier one."""
     found: Kernel | None = objects.kernels.recall(key)
     if found is None and (entry := store.load(key)) is not None:
-        steps, temporaries, digest = decode(json.loads(entry[0]))
+        steps, temporaries, routines, digest = decode(json.loads(entry[0]))
         code = objects.recall(digest)
         if code is not None:
-            found = Kernel(Lowered([Step(*s) for s in steps], [Aval(*a) for a in temporaries]), code)
+            lowered = Lowered(
+                [Step(*s) for s in steps], [Aval(*a) for a in temporaries], tuple([Routine(*r) for r in routines])
+            )
+            found = Kernel(lowered, code)
             objects.kernels.keep(key, found)
     return found
 
@@ -68,3 +72,19 @@ def keep(key: str, name: str, lowered: Lowered, code: Object) -> Kernel:
     objects.keep(code)
     store.save(key, json.dumps(encode((*kernel.lowered, code.digest))), b"")
     return kernel
+
+
+def _routine_key(routine: Routine) -> str:
+    return hashlib.sha256(objects.fingerprint() + routine.symbol.encode()).hexdigest()
+
+
+def recall_routine(routine: Routine) -> Object | None:
+    """The object of a routine that was kept, by this process or an earlier one."""
+    return objects.recall(_routine_key(routine))
+
+
+def keep_routine(routine: Routine, code: bytes) -> Object:
+    """Keep the object code of a routine."""
+    made = Object(_routine_key(routine), (routine.symbol,), code)
+    objects.keep(made)
+    return made

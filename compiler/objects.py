@@ -41,7 +41,8 @@ def recall(digest: str) -> Object | None:
     """An object that was kept, by this process or an earlier one."""
     found: Object | None = _objects.recall(digest)
     if found is None and (entry := store.load(digest)) is not None:
-        found = Object(digest, tuple(json.loads(entry[0])), entry[1])
+        symbols, imports = json.loads(entry[0])
+        found = Object(digest, tuple(symbols), entry[1], tuple(imports))
         _objects.keep(digest, found)
     return found
 
@@ -50,7 +51,7 @@ def keep(code: Object) -> None:
     """Keep an object in memory and on disk."""
     _objects.keep(code.digest, code)
     if not store.holds(code.digest):
-        store.save(code.digest, json.dumps(code.symbols), code.code)
+        store.save(code.digest, json.dumps([code.symbols, code.imports]), code.code)
 
 
 def clear() -> None:

@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from mlxir.compiler.lower.kernels import lowering_of
 from mlxir.compiler.lower.loops import SIZES, Lowered, Step, lower_fused
 from mlxir.compiler.lower.mixed import lower_mixed
 from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Plan, make_plan
+from mlxir.compiler.lower.routines import Routine, define
 from mlxir.compiler.lower.streaming import fits
 from mlxir.compiler.passes import attention
 from mlxir.compiler.passes.fuse import Fused, fuse
@@ -138,7 +139,7 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
     watched = observe is not None or bool(knobs.dump) or knobs.debug >= 3
     observe = observe or observer(program.name)
     parts = fused(program, observe, BLOCKED)
-    made = _watched_kernels(parts, observe) if watched else _kernels(parts)
+    made, code = _watched_kernels(parts, observe) if watched else _kernels(parts)
     plan = make_plan(parts, {name: kernel.named(name) for name, kernel in made.items()})
     schedule = _schedule(plan)
     observe("schedule", schedule.to_json)
@@ -149,8 +150,7 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
         for step in steps if knobs.debug >= 2 else ():
             work = f"{step.extent} iterations of about {step.work:.0f} operations"
             print(f"[mlxir]   {step.name}: {work}", file=sys.stderr)
-    objects = {kernel.code.digest: kernel.code for kernel in made.values()}
-    return [launcher(), *objects.values()], schedule
+    return [launcher(), *code], schedule
 
 
 def compile_generic(program: Program) -> tuple[Fused, dict[str, Kernel], list[Object]]:
@@ -168,9 +168,8 @@ def compile_generic(program: Program) -> tuple[Fused, dict[str, Kernel], list[Ob
             launch = launch._replace(operands=(*launch.operands, lengths))
         launches.append(launch)
     parts = parts._replace(launches=launches)
-    made = _watched_kernels(parts, observe)
-    objects = {kernel.code.digest: kernel.code for kernel in made.values()}
-    return parts, made, [launcher(), *objects.values()]
+    made, code = _watched_kernels(parts, observe)
+    return parts, made, [launcher(), *code]
 
 
 def schedule_of(fused: Fused, lowered: dict[str, Lowered]) -> Schedule:
@@ -178,8 +177,8 @@ def schedule_of(fused: Fused, lowered: dict[str, Lowered]) -> Schedule:
     return _schedule(make_plan(fused, lowered))
 
 
-def _kernels(fused: Fused) -> dict[str, Kernel]:
-    """The compiled kernels by name. Equal ones are compiled once, by whichever program needs them first.
+def _kernels(fused: Fused) -> tuple[dict[str, Kernel], list[Object]]:
+    """The compiled kernels by name, and all objects. Equal ones are compiled once, by whichever program needs them first.
 
     Kernels are compiled in small batches, so that LLVM works on some while the next ones are lowered here.
     """
@@ -188,7 +187,16 @@ def _kernels(fused: Fused) -> dict[str, Kernel]:
     first = {key: name for name, key in reversed(keys.items())}
     known = {key: kernel for key in first if (kernel := kernels.recall(key)) is not None}
     missing = [key for key in dict.fromkeys(keys.values()) if key not in known]
+    routines: dict[Routine, Callable[[], Object]] = {}
     with ThreadPoolExecutor(thread_count()) as threads:
+
+        def need(kernel: Lowered) -> None:
+            for routine in kernel.routines:
+                if routine not in routines:
+                    routines[routine] = _routine(routine, threads)
+
+        for kernel in known.values():
+            need(kernel.lowered)
         batches = []
         for at in range(0, len(missing), BATCH):
             with context, ir.Location.unknown():
@@ -196,16 +204,38 @@ def _kernels(fused: Fused) -> dict[str, Kernel]:
             loops = {}
             for key in missing[at : at + BATCH]:
                 loops[key] = kernels.symbols(_lower(fused, launches[first[key]], BLOCKED, module), key)
+                need(loops[key])
             steps = [s for kernel in loops.values() for s in kernel.steps]
-            batches.append((loops, threads.submit(cpu.code_of, cpu.llvm_text(module, steps), steps)))
+            imports = {r.symbol: None for kernel in loops.values() for r in kernel.routines}
+            batches.append((loops, threads.submit(cpu.code_of, cpu.llvm_text(module, steps), steps, [*imports])))
         for loops, code in batches:
             for key, kernel in loops.items():
                 known[key] = kernels.keep(key, first[key], kernel, code.result())
-    return {name: known[key] for name, key in keys.items()}
+        shared = [made() for made in routines.values()]
+    code = {kernel.code.digest: kernel.code for kernel in known.values()}
+    return {name: known[key] for name, key in keys.items()}, [*shared, *code.values()]
 
 
-def _watched_kernels(fused: Fused, observe: Observer) -> dict[str, Kernel]:
-    """The compiled kernels by name, from one module with readable symbols, apart from all caches."""
+def _routine(routine: Routine, threads: Executor) -> Callable[[], Object]:
+    """What waits for the object of a routine, which is recalled, or compiled on a thread from now on."""
+    found = kernels.recall_routine(routine)
+    if found is not None:
+        return lambda: found
+    code = threads.submit(compiled, cpu.routine_text(routine), optimised=False)
+    return lambda: kernels.keep_routine(routine, code.result())
+
+
+def routine_code(routine: Routine) -> Object:
+    """The object of a routine."""
+    with ThreadPoolExecutor(1) as thread:
+        return _routine(routine, thread)()
+
+
+def _watched_kernels(fused: Fused, observe: Observer) -> tuple[dict[str, Kernel], list[Object]]:
+    """The compiled kernels by name, from one module with readable symbols, apart from all caches; and its object.
+
+    The module holds the routines, too.
+    """
     with context, ir.Location.unknown():
         module = ir.Module.create()
     loops = {}
@@ -214,6 +244,8 @@ def _watched_kernels(fused: Fused, observe: Observer) -> dict[str, Kernel]:
             kernel = _lower(fused, launch, BLOCKED, module)
             steps = [s._replace(symbol=f"{s.name}.thunk") for s in kernel.steps]
             loops[launch.name] = kernel._replace(steps=steps)
+    for routine in {r: None for kernel in loops.values() for r in kernel.routines}:
+        define(module.body, routine)
     steps = [s for kernel in loops.values() for s in kernel.steps]
     observe("loops", lambda: str(module))
     module.operation.verify()
@@ -221,7 +253,7 @@ def _watched_kernels(fused: Fused, observe: Observer) -> dict[str, Kernel]:
     observe("llvm", lambda: text)
     code = cpu.code_of(text, steps)
     observe("asm", lambda: compiled(text, assembly=True).decode())
-    return {name: Kernel(kernel, code).unnamed(name) for name, kernel in loops.items()}
+    return {name: Kernel(kernel, code).unnamed(name) for name, kernel in loops.items()}, [code]
 
 
 @functools.cache

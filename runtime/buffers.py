@@ -217,30 +217,40 @@ class Buffer:
         return self._view
 
 
-def allocator(specs: Sequence[tuple[tuple[int, ...], Dtype]]) -> Callable[[], list[Buffer]]:
-    """What makes uninitialised buffers of these shapes and dtypes, at each call new ones.
+Group = tuple[int, list[tuple[int, int, tuple[int, ...], Dtype]]]
+"""The size class of a block and the arrays in it: (place among all, offset, shape, dtype) each."""
+
+
+def groups(specs: Sequence[tuple[tuple[int, ...], Dtype]]) -> list[Group]:
+    """How arrays of these shapes and dtypes, the results of a program, lie in blocks.
 
     Arrays of at most `SMALL` bytes share blocks of at most `SHARED` bytes, so that fifty biases cost one block. Scalars
     do not: a loss that a program keeps for its log would keep the block.
     """
-    groups: list[tuple[int, list[tuple[int, int, tuple[int, ...], Dtype]]]] = []
+    found: list[Group] = []
     open_group, used = None, 0
     for place, (shape, dtype) in enumerate(specs):
         nbytes = prod(shape) * dtype.size
         if nbytes > SMALL or not shape:
-            groups.append((Pool.size_class(nbytes), [(place, 0, shape, dtype)]))
+            found.append((Pool.size_class(nbytes), [(place, 0, shape, dtype)]))
             continue
         room = max(-(-nbytes // ALIGNMENT), 1) * ALIGNMENT
         if open_group is None or used + room > SHARED:
-            open_group, used = len(groups), 0
-            groups.append((0, []))
-        members = groups[open_group][1]
+            open_group, used = len(found), 0
+            found.append((0, []))
+        members = found[open_group][1]
         members.append((place, used, shape, dtype))
         used += room
-        groups[open_group] = Pool.size_class(used), members
+        found[open_group] = Pool.size_class(used), members
+    return found
+
+
+def allocator(specs: Sequence[tuple[tuple[int, ...], Dtype]]) -> Callable[[], list[Buffer]]:
+    """What makes uninitialised buffers of these shapes and dtypes, in `groups`; at each call new ones."""
+    blocks = groups(specs)
     allocate, count = object.__new__, len(specs)
     if count == 1:
-        ((size, ((_, _, shape, dtype),)),) = groups
+        ((size, ((_, _, shape, dtype),)),) = blocks
 
         def make_one() -> list[Buffer]:
             holder = _Holder(size, pool)
@@ -253,7 +263,7 @@ def allocator(specs: Sequence[tuple[tuple[int, ...], Dtype]]) -> Callable[[], li
 
     def make() -> list[Buffer]:
         made: list[Any] = [None] * count
-        for size, members in groups:
+        for size, members in blocks:
             holder = _Holder(size, pool)
             start = holder.block[0]
             for place, offset, shape, dtype in members:

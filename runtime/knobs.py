@@ -70,6 +70,8 @@ class Knobs:
     """MLXIR_POOL_BYTES: bytes of free output buffers that are kept for reuse."""
     explain: bool = field(default_factory=lambda: bool(_int("MLXIR_EXPLAIN", 0)))
     """MLXIR_EXPLAIN: 1 prints, whenever a compiled function is traced again, what its signature differs in."""
+    native: bool = field(default_factory=lambda: bool(_int("MLXIR_NATIVE", 1)))
+    """MLXIR_NATIVE: 0 keeps what a call costs in Python: compiled calls and eager operations use no native code."""
     disable_compile: bool = field(default_factory=lambda: "MLX_DISABLE_COMPILE" in os.environ)
     """MLX_DISABLE_COMPILE (as in MLX; any value): `mx.compile` calls the function directly."""
 

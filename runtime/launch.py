@@ -37,11 +37,14 @@ Library = Callable[[str, dict, list[np.ndarray], list[Spec]], list[np.ndarray]]
 
 
 class Object(NamedTuple):
-    """Linkable object code, which programs may share: what identifies it, the functions it defines, its bytes."""
+    """Linkable object code, which programs may share: what identifies it, the functions it defines, its bytes, and the
+    functions of other objects that it calls.
+    """
 
     digest: str
     symbols: tuple[str, ...]
     code: bytes
+    imports: tuple[str, ...] = ()
 
 
 class Launch(NamedTuple):
@@ -254,7 +257,7 @@ _ONE_BLOCK = ctypes.CFUNCTYPE(None)  # called with a `bytes`: ctypes converts wh
 class Executable:
     """Linked object code with its schedule. `run` is safe to call from several threads.
 
-    `objects` are the launcher, first, and all objects that define a kernel of the schedule.
+    `objects` are the launcher, first, and all objects that define a kernel of the schedule or a routine of one.
     """
 
     def __init__(self, objects: Sequence[Object], schedule: Schedule, library: Library):
@@ -265,7 +268,11 @@ class Executable:
         if segments:
             _linker()  # it finds the OpenMP runtime, which the launcher needs
             (runtime,) = _link(objects[:1], _addresses)
-            self._code = [runtime, *_link(objects[1:], runtime.addresses)]
+            routines = _link([o for o in objects[1:] if not o.imports], runtime.addresses)
+            for linked in routines:
+                addresses |= linked.addresses
+            kernels = _link([o for o in objects[1:] if o.imports], runtime.addresses | addresses)
+            self._code = [runtime, *routines, *kernels]
             self._call = _PROTOTYPE(runtime.addresses["mlxir_run"])
             self._call_block = _ONE_BLOCK(runtime.addresses["mlxir_call"])
             for linked in self._code:
@@ -278,6 +285,9 @@ class Executable:
         first = len(schedule.parameters)
         self._in_order = schedule.outputs == list(range(first, first + len(schedule.results)))
         self._arena = pool.size_class(schedule.arena) if schedule.arena else 0
+        # For native dispatch: the launcher's function, what it runs, the size class of its scratch memory.
+        self.launcher = runtime.addresses["mlxir_run"] if segments else 0
+        self.program, self.arena = self._only, self._arena
         self._simple = bool(self._only and self._in_order and not self._arena)
 
     def run(self, arguments: list[Buffer]) -> list[Buffer]:

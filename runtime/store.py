@@ -1,6 +1,6 @@
 """The store of the disk cache: one checksummed file per entry, written atomically, readable by its owner only.
 
-    "mlxir-1\\n"  sha256 of the rest (32 bytes)  length of the JSON part (8 bytes, little endian)  JSON  object code
+    "mlxir-2\\n"  sha256 of the rest (32 bytes)  length of the JSON part (8 bytes, little endian)  JSON  object code
 
 A file that is damaged, foreign or of another version counts as absent (a damaged one is removed); nothing in it is
 executed before its checksum holds. Neither `load` nor `save` raises for a cache that cannot be used: a full or
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .knobs import knobs
 
-MAGIC = b"mlxir-1\n"
+MAGIC = b"mlxir-2\n"
 
 
 def _path(key: str) -> Path | None:

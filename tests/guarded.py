@@ -14,7 +14,7 @@ import numpy as np
 from mlxir.compiler.lower.gemm import lower_matmul
 from mlxir.compiler.lower.gemm_schedule import ceil_div
 from mlxir.compiler.lower.plan import NativeLaunch, Place
-from mlxir.compiler.pipeline import launcher
+from mlxir.compiler.pipeline import launcher, routine_code
 from mlxir.compiler.target import cpu
 from mlxir.dialects.mlir import Module, context, ir
 from mlxir.runtime.launch import Executable, Schedule, Segment
@@ -56,13 +56,17 @@ class Kernel:
         self.inputs, self.outputs = list(avals), function.result_avals
         with context, ir.Location.unknown():
             loops = ir.Module.create()
-        steps, self.temporaries = lower(function, loops.body, **options)
+        steps, self.temporaries, routines = lower(function, loops.body, **options)
         self.steps = [s._replace(symbol=f"{s.name}.thunk") for s in steps]
         loops.operation.verify()
         self.operations = self._count(loops)
         self.buffers = [*self.inputs, *self.outputs, *self.temporaries]
         launches = [NativeLaunch(s, [Place("table", b) for b in s.buffers]) for s in self.steps]
-        code = [launcher(), cpu.code_of(cpu.llvm_text(loops, self.steps), self.steps)] if self.steps else []
+        code = []
+        if self.steps:
+            imports = [r.symbol for r in routines]
+            kernel = cpu.code_of(cpu.llvm_text(loops, self.steps), self.steps, imports)
+            code = [launcher(), *map(routine_code, routines), kernel]
         specs = [[(a.shape, a.dtype) for a in self.inputs], [(a.shape, a.dtype) for a in self.outputs]]
         segments = [Segment(tuple([cpu.launch_of(k) for k in launches]))] if launches else []
         self.executable = Executable(code, Schedule(*specs, [], 0, segments, 1), None)
@@ -72,6 +76,8 @@ class Kernel:
         """Operations of the module; each function must have one top-level parallel loop."""
         total = 0
         for view in loops.body.operations:
+            if not view.operation.regions[0].blocks:
+                continue  # the declaration of a routine
             block = view.operation.regions[0].blocks[0]
             assert [o.operation.name for o in block.operations].count("scf.parallel") == 1
 

@@ -30,7 +30,8 @@ with context:
     _STORAGE[complex64] = _STORAGE[float32]
     INDEX = ir.IndexType.get()
     _I1 = _TYPES[bool_]
-    _REASSOC = ir.Attribute.parse("#arith.fastmath<reassoc>")
+    _SUMMED = ir.Attribute.parse("#arith.fastmath<reassoc,contract>")
+    _PRODUCT = ir.Attribute.parse("#arith.fastmath<contract>")
 
 _FLOAT_COMPARE = {"eq": 1, "gt": 2, "ge": 3, "lt": 4, "le": 5, "ne": 13}  # ordered, but != is unordered: NaN != NaN
 # Of integers: one predicate, or (signed, unsigned).
@@ -134,7 +135,8 @@ class KernelBuilder:
 
     def __init__(self, ip: ir.InsertionPoint):
         self.ip, self.loc = ip, ir.Location.unknown(context)
-        self.reassociate = False
+        self.reassociate = False  # a step of a reduction
+        self.summand = False  # a product that is only added up: a multiply-add may round it together with the sum
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
     def op(self, name: str, operands: Sequence[ir.Value], result: ir.Type | None = None, **attributes: Any) -> Any:
@@ -202,7 +204,7 @@ class KernelBuilder:
     # -- arithmetic -------------------------------------------------------------------------------------------------
     def _arith(self, name: str, a: Reg, b: Reg) -> Reg:
         if a.dtype.is_float:
-            flags = {"fastmath": _REASSOC} if self.reassociate else {}
+            flags = {"fastmath": _SUMMED} if self.reassociate else {"fastmath": _PRODUCT} if self.summand else {}
             return self.reg(f"arith.{name}f", [a, b], a.dtype, **flags)
         if a.dtype is bool_:
             return self.bits({"add": "or", "sub": "xor", "mul": "and"}[name], a, b)

@@ -268,7 +268,7 @@ class Emitter:
 
         def body() -> list[Reg]:
             prepare()
-            return [self.value(n.args[0]) for n in nodes]
+            return [self.reduced(n) for n in nodes]
 
         records = [n.data[0] for n in nodes]
         starts = [self.neutral(r, n.dtype) for r, n in zip(records, nodes, strict=True)]
@@ -334,6 +334,19 @@ class Emitter:
             k.op("scf.yield", [v for r in body(carried) for v in raw_values(r)])
         return _unflatten(list(operation.results), dtypes, k)
 
+    def reduced(self, node: Scalar) -> Reg:
+        """What a reduction combines. A product that is added up becomes part of a multiply-add."""
+        (value,) = node.args
+        if node.data[0].name == "sum" and value.kind == "apply" and value.data[0].name in ("multiply", "square"):
+            for a in value.args:
+                self.value(a)
+            self.k.summand = True
+            try:
+                return self.value(value)
+            finally:
+                self.k.summand = False
+        return self.value(value)
+
     def combine(self, record: Primitive, a: Reg, b: Reg) -> Reg:
         """One step of a reduction; sums and products may be reassociated, which vectorising them needs."""
         self.k.reassociate = True
@@ -350,7 +363,7 @@ class Emitter:
 
         def loop(n: int, start: Reg) -> Reg:
             if n == len(variables):
-                return self.combine(record, start, self.value(node.args[0]))
+                return self.combine(record, start, self.reduced(node))
             extent = self.constant_index(variables[n].extent)
             return self.serial(variables[n], extent, [start], lambda carried: [loop(n + 1, carried[0])])[0]
 

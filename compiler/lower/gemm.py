@@ -29,8 +29,10 @@ from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.gemm_pack import Operand, Packing, first_lane
 from mlxir.compiler.lower.gemm_product import Product, StepBuilder
 from mlxir.compiler.lower.gemm_schedule import PANEL, Side, ceil_div, choose, should_swap
+from mlxir.compiler.lower.gemm_tile import gemm_tile, gemm_tile_k
 from mlxir.compiler.lower.index import Var
 from mlxir.compiler.lower.loops import Lowered, over
+from mlxir.compiler.lower.routines import call
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.symbolic import is_symbolic, plain
@@ -130,11 +132,11 @@ def _present(overlap: int) -> bool:
 
 
 class _Target(NamedTuple):
-    """Where a tile's sums go in scratch. They begin with `zero`, or go on from what lies there."""
+    """Where a tile's sums go in scratch; those of later panels (not 0) are added to what lies there."""
 
     scratch: ir.Value
     corner: ir.Value
-    zero: ir.Value | None
+    panel: ir.Value
 
 
 class _Blocked:
@@ -224,11 +226,11 @@ class _Blocked:
 
     def _one_panel(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
         """K in one go: a row of tiles, then the operations that follow on it."""
-        row, zero = Var("row", self.schedule.block_rows), e.zeros(self.tile.lanes, self.dtype)
+        row = Var("row", self.schedule.block_rows)
 
         def rows() -> None:
             number = e.plus(self.first_row, e.variables[row])
-            target = _Target(scratch, e.constant_index(self.margin), zero)
+            target = _Target(scratch, e.constant_index(self.margin), e.constant_index(0))
             self._row_of_tiles(e, a, b, number, None, e.constant_index(self.depth), target)
             self._finish_rows(e, scratch, e.times(number, self.tile.rows), self.tile.rows)
 
@@ -236,9 +238,8 @@ class _Blocked:
 
     def _many_panels(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
         """Panels of K one after the other, sums in scratch; then the operations that follow on the whole block."""
-        rows, lanes = self.schedule.block_rows * self.tile.rows, self.tile.lanes
-        word, panel, row = Var("word", rows * self.stride // lanes), Var("panel", self.panels), Var("row", rows)
-        zero = e.zeros(lanes, self.dtype)
+        rows = self.schedule.block_rows * self.tile.rows
+        panel, row = Var("panel", self.panels), Var("row", rows)
 
         def panels() -> None:
             start = e.times(e.variables[panel], self.schedule.panel)
@@ -247,11 +248,11 @@ class _Blocked:
             def tiles() -> None:
                 corner = e.plus(e.times(e.variables[row], self.tile.rows * self.stride), self.margin)
                 number = e.plus(self.first_row, e.variables[row])
-                self._row_of_tiles(e, a, b, number, start, count, _Target(scratch, corner, None))
+                target = _Target(scratch, corner, e.variables[panel])
+                self._row_of_tiles(e, a, b, number, start, count, target)
 
             e.repeat(row, row_count, tiles)
 
-        e.repeat(word, word.extent, lambda: e.store_vector(zero, scratch, e.times(e.variables[word], lanes)))
         e.repeat(panel, panel.extent, panels)
         self._finish_rows(e, scratch, e.times(self.first_row, self.tile.rows), rows)
 
@@ -285,64 +286,25 @@ class _Blocked:
         target: _Target,
     ) -> None:  # fmt: skip
         """C[r, v] += a[r, k] * b[k, v], one register per (r, v)."""
-        tile, lanes, depth = self.tile, self.tile.lanes, Var("kk", self.schedule.panel)
-        corners = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
-        places = [e.plus(target.corner, r * self.stride + v * lanes) for r, v in corners]
-
-        def begin(place: ir.Value) -> Reg:
-            value = target.zero
-            if value is None:
-                value = e.load_vector(target.scratch, self.dtype, place, lanes, self.dtype)
-            return Reg(value, self.dtype, e.k)
-
-        def step(sums: list[Reg]) -> list[Reg]:
-            a_at = e.plus(a_base, e.times(e.variables[depth], a.depth_stride))
-            b_at = e.plus(b_base, e.times(e.variables[depth], b.depth_stride))
-            b_places = [e.plus(b_at, v * lanes) for v in range(tile.vectors)]
-            row_of_b = [e.load_vector(b.buffer, b.dtype, p, lanes, self.dtype) for p in b_places]
-            out = []
-            for r in range(tile.rows):
-                scalar = e.k.load(a.buffer, e.plus(a_at, r * a.lane_stride), a.dtype).value
-                spread = e.spread(scalar, lanes, self.dtype)
-                for v, vector in enumerate(row_of_b):
-                    total = e.multiply_add(spread, vector, sums[r * tile.vectors + v].value)
-                    out.append(Reg(total, self.dtype, e.k))
-            return out
-
-        sums = e.rolled(depth, count, [begin(p) for p in places], step)
-        for total, place in zip(sums, places, strict=True):
-            e.store_vector(total.value, target.scratch, place)
+        tile = self.tile
+        dtypes = a.dtype.name, b.dtype.name, self.dtype.name
+        what = gemm_tile(tile.rows, tile.vectors, tile.lanes, *dtypes)
+        strides = [e.constant_index(n) for n in (a.lane_stride, a.depth_stride, b.depth_stride, self.stride)]
+        a_lane, a_depth, b_depth, c_stride = strides
+        numbers = [a_base, a_lane, a_depth, b_base, b_depth, count, target.corner, c_stride, target.panel]
+        call(e, what, [a.buffer, b.buffer, target.scratch], numbers)
 
     def _tile_along_k(
         self, e: VectorEmitter, a: _Reader, b: _Reader, a_base: ir.Value, b_base: ir.Value, target: _Target
     ) -> None:
-        """C[r, c] = sum over k of a[r, k] * b[c, k], a vector of k at a time.
-
-        The last vector moves back to stay inside, and counts what it repeats as zeros.
-        """
-        tile, lanes = self.tile, self.tile.lanes
-        depth, zero = Var("kk", self.depth // lanes), e.zeros(self.tile.lanes, self.dtype)
-
-        def add(sums: list[Reg], at: ir.Value, skip: int) -> list[Reg]:
-            def read(x: _Reader, base: ir.Value, count: int) -> list[ir.Value]:
-                start = e.plus(base, at)
-                places = [e.plus(start, i * x.lane_stride) for i in range(count)]
-                values = [e.load_vector(x.buffer, x.dtype, p, lanes, self.dtype) for p in places]
-                return [e.without(v, skip, zero) for v in values] if skip else values
-
-            columns = read(b, b_base, tile.vectors)
-            pairs = [(x, y) for x in read(a, a_base, tile.rows) for y in columns]
-            totals = [e.multiply_add(x, y, s.value) for (x, y), s in zip(pairs, sums, strict=True)]
-            return [Reg(t, self.dtype, e.k) for t in totals]
-
-        starts = [Reg(zero, self.dtype, e.k)] * (tile.rows * tile.vectors)
-        sums = e.rolled(depth, depth.extent, starts, lambda sums: add(sums, e.times(e.variables[depth], lanes), 0))
-        if self.depth % lanes:
-            sums = add(sums, e.constant_index(self.depth - lanes), lanes - self.depth % lanes)
-        for n, total in enumerate(sums):
-            r, c = divmod(n, tile.vectors)
-            place = e.plus(target.corner, r * self.stride + c)
-            e.k.store(Reg(e.sum_of_lanes(total.value, self.dtype), self.dtype, e.k), target.scratch, place)
+        """C[r, c] = sum over k of a[r, k] * b[c, k], a vector of k at a time."""
+        tile = self.tile
+        dtypes = a.dtype.name, b.dtype.name, self.dtype.name
+        what = gemm_tile_k(tile.rows, tile.vectors, tile.lanes, *dtypes, self.depth % tile.lanes)
+        sizes = [e.constant_index(n) for n in (a.lane_stride, b.lane_stride, self.depth // tile.lanes, self.stride)]
+        a_lane, b_lane, count, c_stride = sizes
+        numbers = [a_base, a_lane, b_base, b_lane, count, target.corner, c_stride]
+        call(e, what, [a.buffer, b.buffer, target.scratch], numbers)
 
     # -- what follows the product -----------------------------------------------------------------------------------
     def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, first: ir.Value, most: int) -> None:

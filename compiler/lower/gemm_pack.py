@@ -1,6 +1,7 @@
 """Packs an operand of a matrix product into panels as wide as the register tile, in the dtype of the sums.
 
-A panel holds [k][lane]; panels lie as [batch][tile]. Each function fills one step. Where the extent is no multiple of
+A panel holds [k][lane]; panels lie as [batch][tile]. Each of the first functions fills one step, out of calls of the
+routines that follow where the operand is a matrix in memory. Where the extent is no multiple of
 the width, the last panel moves back and repeats lanes of the one before.
 """
 
@@ -9,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mlxir.compiler.lower.builder import INDEX
 from mlxir.compiler.lower.gemm_schedule import Side, ceil_div
 from mlxir.compiler.lower.index import Index, Var
 from mlxir.compiler.lower.loops import over
+from mlxir.compiler.lower.routines import Definition, call, routine
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.symbolic import is_symbolic
-from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.dtypes import Dtype, from_name
 
 CHUNK = 16  # rows of a matrix that one iteration packs
 
@@ -119,7 +122,7 @@ def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]
 def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
     """Rows are contiguous along the lanes: an iteration cuts a few of them into pieces of the tile's width."""
     x, stride = p.operand, p.operand.side.depth_stride
-    chunk, tile, row = Var("chunk", ceil_div(p.depth, CHUNK)), Var("tile", p.tiles), Var("row", CHUNK)
+    chunk, tile = Var("chunk", ceil_div(p.depth, CHUNK)), Var("tile", p.tiles)
 
     def rows() -> None:
         p.bind()
@@ -130,13 +133,9 @@ def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
         def piece() -> None:
             source = e.plus(base, p.first_lane(e, e.variables[tile]))
             start = e.plus(p.start(e, e.variables[tile]), e.times(above, p.width))
-
-            def copy() -> None:
-                at = e.plus(source, e.times(e.variables[row], stride))
-                value = e.load_vector(e.buffers[x.node.data[0]], x.node.dtype, at, p.width, p.dtype)
-                e.store_vector(value, target, e.plus(start, e.times(e.variables[row], p.width)))
-
-            e.repeat(row, count, copy)
+            what = gemm_pack_rows(p.width, x.node.dtype.name, p.dtype.name)
+            numbers = [source, e.constant_index(stride), start, count]
+            call(e, what, [e.buffers[x.node.data[0]], target], numbers)
 
         e.repeat(tile, p.tiles, piece)
 
@@ -146,45 +145,77 @@ def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
 
 def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
     """Lanes are contiguous along K: squares of lanes x lanes elements are transposed in registers."""
-    x, stride, n = p.operand, p.operand.side.lane_stride, p.lanes
-    buffer, dtype = e.buffers[x.node.data[0]], x.node.dtype
-    tile, step, square = Var("tile", p.tiles), Var("step", p.depth // n), Var("square", p.width // n)
-    single, lane = Var("single", n), Var("lane", p.width)
+    x, stride, tile = p.operand, p.operand.side.lane_stride, Var("tile", p.tiles)
 
     def panel() -> None:
         p.bind()
         source = e.plus(e.index(x.base), e.times(p.first_lane(e, e.variables[tile]), stride))
         start = p.start(e, e.variables[tile])
-
-        def transpose(first: ir.Value, used: int) -> None:
-            """The square from lane `first` of the panel on, of which the panel has `used` lanes."""
-            depth = e.times(e.variables[step], n)
-            at = e.plus(e.plus(source, e.times(first, stride)), depth)
-            rows = [e.load_vector(buffer, dtype, e.plus(at, r * stride), n, p.dtype) for r in range(used)]
-            to = e.plus(e.plus(start, first), e.times(depth, p.width))
-            for r, value in enumerate(e.transposed(rows + rows[:1] * (n - used))):
-                value = e.leading(value, used, p.dtype) if used < n else value
-                e.store_vector(value, target, e.plus(to, r * p.width))
-
-        def squares() -> None:
-            if p.width >= n:
-                e.repeat(square, p.width // n, lambda: transpose(e.times(e.variables[square], n), n))
-            if p.width % n:
-                transpose(e.constant_index(p.width - p.width % n), p.width % n)
-
-        def tail() -> None:
-            depth = e.plus(e.variables[single], p.depth - p.depth % n)
-            at, to = e.plus(source, depth), e.plus(start, e.times(depth, p.width))
-
-            def copy() -> None:
-                value = e.k.load(buffer, e.plus(at, e.times(e.variables[lane], stride)), dtype)
-                e.keep(value, target, p.dtype, e.plus(to, e.variables[lane]))
-
-            e.lanes(lane, p.width, copy)
-
-        e.repeat(step, p.depth // n, squares)
-        if is_symbolic(p.depth) or p.depth % n:
-            e.repeat(single, p.depth % n, tail)
+        what = gemm_pack_columns(p.width, p.lanes, x.node.dtype.name, p.dtype.name)
+        numbers = [source, e.constant_index(stride), start, e.constant_index(p.depth)]
+        call(e, what, [e.buffers[x.node.data[0]], target], numbers)
 
     over(e, [p.batch, tile], panel)
     return p.batch.extent * p.tiles, 1.0 * p.depth * p.width
+
+
+# -- routines --------------------------------------------------------------------------------------------------------
+@routine
+def gemm_pack_rows(width: int, stored: str, dtype: str) -> Definition:
+    """(x, panel; from, stride, to, count): `count` rows of `width` elements, `stride` apart, one behind the other."""
+    source, kept = from_name(stored), from_name(dtype)
+
+    def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
+        (x, panel), (start, stride, to, count), row = e.buffers, numbers, Var("row", CHUNK)
+
+        def copy() -> None:
+            at = e.plus(start, e.product(e.variables[row], stride))
+            value = e.load_vector(x, source, at, width, kept)
+            e.store_vector(value, panel, e.plus(to, e.times(e.variables[row], width)))
+
+        e.repeat(row, count, copy)
+
+    return Definition((source, kept), 4, emit)
+
+
+@routine
+def gemm_pack_columns(width: int, lanes: int, stored: str, dtype: str) -> Definition:
+    """(x, panel; from, stride, to, depth): a panel of which lane l is the `depth` elements from `from + l * stride` on."""
+    source, kept, n = from_name(stored), from_name(dtype), lanes
+    step, square, single, lane = Var("step", 1), Var("square", 1), Var("single", 1), Var("lane", width)
+
+    def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
+        (x, panel), (start, stride, to, depth) = e.buffers, numbers
+        squares = e.k.op("arith.divui", [depth, e.constant_index(n)], INDEX)
+
+        def transpose(first: ir.Value, used: int) -> None:
+            """The square from lane `first` of the panel on, of which the panel has `used` lanes."""
+            above = e.times(e.variables[step], n)
+            at = e.plus(e.plus(start, e.product(first, stride)), above)
+            places = [e.plus(at, e.times(stride, r)) for r in range(used)]
+            rows = [e.load_vector(x, source, p, n, kept) for p in places]
+            corner = e.plus(e.plus(to, first), e.times(above, width))
+            for r, value in enumerate(e.transposed(rows + rows[:1] * (n - used))):
+                value = e.leading(value, used, kept) if used < n else value
+                e.store_vector(value, panel, e.plus(corner, r * width))
+
+        def all_lanes() -> None:
+            if width >= n:
+                e.repeat(square, width // n, lambda: transpose(e.times(e.variables[square], n), n))
+            if width % n:
+                transpose(e.constant_index(width - width % n), width % n)
+
+        def rest() -> None:
+            deep = e.plus(e.times(squares, n), e.variables[single])
+            at, corner = e.plus(start, deep), e.plus(to, e.times(deep, width))
+
+            def copy() -> None:
+                value = e.k.load(x, e.plus(at, e.product(e.variables[lane], stride)), source)
+                e.keep(value, panel, kept, e.plus(corner, e.variables[lane]))
+
+            e.repeat(lane, width, copy)
+
+        e.repeat(step, squares, all_lanes)
+        e.repeat(single, e.minus(depth, e.times(squares, n)), rest)
+
+    return Definition((source, kept), 4, emit)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.loops import SIZES, Lowered, Step, loop_function, over
+from mlxir.compiler.lower.routines import Routine
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, reachable
 from mlxir.compiler.lower.vectors import VectorEmitter
@@ -150,6 +151,7 @@ class StepBuilder:
     def __init__(self, product: Contraction, body: ir.Block):
         self.product, self.body = product, body
         self.steps: list[Step] = []
+        self.routines: dict[Routine, None] = {}
         self.temporaries = [Aval((product.tensor.aval.size,), product.dtype)] if product.later else []
 
     def temporary(self, size: int, dtype: Dtype) -> int:
@@ -177,6 +179,7 @@ class StepBuilder:
         e = VectorEmitter(ScalarBuilder(ir.InsertionPoint(block)), lie, *[lie[n] for n in lengths])
         extent, work = emit(e)
         e.k.op("func.return", [])
+        self.routines |= e.routines
         self.steps.append(Step(name, extent, work, numbers, tuple(writes)))
 
     def finish(self) -> Lowered:
@@ -190,4 +193,4 @@ class StepBuilder:
                 return flat.extent, float(root.node.cost)
 
             self.add(f"_{root.buffer}", [root.node], [self.product.first_temporary], [root.buffer], emit)
-        return Lowered(self.steps, self.temporaries)
+        return Lowered(self.steps, self.temporaries, tuple(self.routines))

@@ -65,6 +65,7 @@ class Lowered(NamedTuple):
 
     steps: list[Step]
     temporaries: list[Aval]
+    routines: tuple[Any, ...] = ()  # that the steps call (routines.py)
 
 
 def loop_function(body: ir.Block, name: str, buffers: Sequence[Aval]) -> tuple[ir.Operation, ir.Block]:
@@ -371,13 +372,23 @@ class RowEmitter:
             for node in _within(group, self.staged):
                 uses[id(node)] = (node, uses.get(id(node), (node, 0))[1] + 1)
         shared = [
-            n for n, count in uses.values() if count > 1 and n.free & bound and n.cost >= COSTLY and n.kind == "apply"
+            n
+            for n, count in uses.values()
+            if count > 1 and n.free & bound and n.kind == "apply" and self._cost(n) >= COSTLY
         ]
         nested = {id(i) for n in shared for i in _within(n.args, self.staged) if uses[id(i)][1] <= uses[id(n)][1]}
         chosen = [n for n in shared if id(n) not in nested]
         results = {id(s[0]) for s in self.full if _stored_as_is(s[0].dtype)}
         width = self._row_size() * sum(8 if n.dtype.size == 8 else 4 for n in chosen if id(n) not in results)
         return chosen if width <= SCRATCH_BYTES else [n for n in chosen if id(n) in results]
+
+    def _cost(self, node: Scalar) -> int:
+        """Of computing a value for one more element: what is known per row costs nothing there."""
+        bound, total = frozenset(self.form.inner), 0
+        for n in _within([node], self.staged):
+            if n.free & bound and id(n) not in self.staged:
+                total += n.cost - sum([c.cost for c in children(n)])
+        return total
 
     def _prepare(self, nodes: Sequence[Scalar]) -> None:
         """In a stage's loop: the first stage that computes a shared value keeps it in scratch, later ones read it back.
@@ -426,7 +437,7 @@ class RowEmitter:
         def step(n: int, carried: list) -> list:
             if n == len(inner) - 1:
                 self._prepare(bodies)
-                values = [e.value(b) for b in bodies]
+                values = [e.reduced(s) for s in stage]
             else:
                 values = level(n + 1)
             return [e.combine(s.data[0], a, b) for s, a, b in zip(stage, carried, values, strict=True)]
@@ -569,7 +580,7 @@ class _ColumnEmitter:
                 e.scopes += [scope, {}]
                 e.variables[last] = row
                 for i, n in enumerate(stage):
-                    value = e.value(n.args[0])
+                    value = e.reduced(n)
                     totals[i] = value if totals[i] is None else e.combine(n.data[0], totals[i], value)
                 self._store(ready)
                 del e.scopes[-2:]

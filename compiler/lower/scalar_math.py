@@ -68,8 +68,7 @@ class ScalarBuilder(KernelBuilder):
         one = self.const(1, x.dtype)
         if _unsigned(x.dtype):
             return self.select(x == zero, zero, one)
-        result = self.select(x > zero, one, self.select(x < zero, self.const(-1, x.dtype), zero))
-        return self.select(x != x, x, result) if x.dtype.is_float else result
+        return self.select(x > zero, one, self.select(x < zero, self.const(-1, x.dtype), zero))  # NaN gives 0
 
     def copysign(self, magnitude: Reg, sign: Reg) -> Reg:
         return self._math("copysign", magnitude, sign)

@@ -25,6 +25,10 @@ _EQUAL, _AT_LEAST = 0, 5
 class VectorEmitter(Emitter):
     """Emitter with arithmetic on positions and with vectors. Vector accesses need no alignment beyond the element's."""
 
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.routines: dict[Any, None] = {}  # that the function calls (routines.py), in the order of their first call
+
     # -- positions --------------------------------------------------------------------------------------------------
     def plus(self, a: ir.Value, b: ir.Value | int) -> ir.Value:
         if isinstance(b, int):
@@ -38,6 +42,9 @@ class VectorEmitter(Emitter):
 
     def times(self, a: ir.Value, n: int) -> ir.Value:
         return a if n == 1 else self.k.op("arith.muli", [a, self.constant_index(n)], INDEX)
+
+    def product(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.k.op("arith.muli", [a, b], INDEX)
 
     def least(self, a: ir.Value, n: int) -> ir.Value:
         return self.k.op("arith.minsi", [a, self.constant_index(n)], INDEX)
@@ -63,12 +70,16 @@ class VectorEmitter(Emitter):
             yield
             k.op("scf.yield", [])
 
-    def when_equal(self, a: ir.Value, n: int, body: Callable[[], None]) -> None:
+    def when_equal(
+        self, a: ir.Value, n: int, body: Callable[[], None], otherwise: Callable[[], None] | None = None
+    ) -> None:
         test = self._test(_EQUAL, a, n)
         operation = ir.Operation.create("scf.if", operands=[test], regions=2, loc=self.k.loc, ip=self.k.ip)
-        with self.block(operation.regions[0].blocks.append()):
-            body()
-            self.k.op("scf.yield", [])
+        for region, emit in zip(operation.regions, (body, otherwise), strict=True):
+            if emit is not None:
+                with self.block(region.blocks.append()):
+                    emit()
+                    self.k.op("scf.yield", [])
 
     # -- loops ------------------------------------------------------------------------------------------------------
     def rolled(
@@ -149,6 +160,9 @@ class VectorEmitter(Emitter):
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         return self.k.op("vector.fma", [a, b, c], c.type)
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.k.op("arith.addf", [a, b], a.type)
 
     def multiply(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.k.op("arith.mulf", [a, b], a.type)

@@ -34,13 +34,17 @@ def _machine() -> Any:
         )
 
 
-def compiled(text: str, assembly: bool = False) -> bytes:
-    """Object code (or assembly text) of a module. Raises RuntimeError for text that LLVM refuses."""
+def compiled(text: str, assembly: bool = False, optimised: bool = True) -> bytes:
+    """Object code (or assembly text) of a module. Raises RuntimeError for text that LLVM refuses.
+
+    Loops of vectors in registers, written as they should be, need no vectoriser and few of the other passes: without
+    `optimised` they get those that tidy up.
+    """
     context, machine = llvm.create_context(), _machine()
     module = llvm.parse_assembly(text, context)
     try:
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
-        _optimise(module, machine)
+        (_optimise if optimised else _tidy)(module, machine)
         return _emit(module, machine, assembly)
     finally:
         module.close()
@@ -54,6 +58,14 @@ def _optimise(module: Any, machine: Any) -> None:
     options.loop_vectorization, options.slp_vectorization, options.loop_unrolling = True, False, False
     builder = llvm.create_pass_builder(machine, options)
     passes = builder.getModulePassManager()
+    _past_the_lock("LLVMPY_RunNewModulePassManager")(passes, module, builder)
+
+
+def _tidy(module: Any, machine: Any) -> None:
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=LEVEL))
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
     _past_the_lock("LLVMPY_RunNewModulePassManager")(passes, module, builder)
 
 

@@ -13,14 +13,16 @@ of mathlib, inlined before that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from mlxir.compiler.lower import mathlib
 from mlxir.compiler.lower.loops import Step
 from mlxir.compiler.lower.plan import NativeLaunch, Place
+from mlxir.compiler.lower.routines import Routine, define
 from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.target.codegen import compiled
 from mlxir.compiler.target.llvm_text import to_llvmlite
+from mlxir.compiler.target.unswitch import unswitch
 from mlxir.dialects.mlir import context, ir, run_passes, to_llvm
 from mlxir.runtime.launch import Launch, Object
 
@@ -40,7 +42,7 @@ MATH = {
 def llvm_text(loops: ir.Module, steps: Sequence[Step]) -> str:
     """LLVM IR of the lowered steps, one external function `step.symbol` for each; `loops` is consumed."""
     with context, ir.Location.unknown():
-        _map_parallel_loops(loops)
+        _map_parallel_loops(loops, {s.name for s in steps})
         rest = _expand_math(loops)
         run_passes(loops, PIPELINE)
         if rest:
@@ -61,10 +63,18 @@ def _thunk(step: Step) -> str:
     return "\n".join([*lines, f"  call void @{step.name}({arguments}i64 %lo, i64 %hi) noinline", "  ret void", "}"])
 
 
-def code_of(text: str, steps: Sequence[Step]) -> Object:
-    """The object code of `llvm_text`."""
+def code_of(text: str, steps: Sequence[Step], imports: Sequence[str] = ()) -> Object:
+    """The object code of `llvm_text`, which calls the routines `imports`."""
     code = compiled(text)
-    return Object(hashlib.sha256(code).hexdigest(), tuple([s.symbol for s in steps]), code)
+    return Object(hashlib.sha256(code).hexdigest(), tuple([s.symbol for s in steps]), code, tuple(imports))
+
+
+def routine_text(routine: Routine) -> str:
+    """LLVM IR of one routine."""
+    with context, ir.Location.unknown():
+        module = ir.Module.create()
+    define(module.body, routine)
+    return llvm_text(module, [])
 
 
 def launch_of(launch: NativeLaunch) -> Launch:
@@ -80,23 +90,26 @@ def _encoded(place: Place) -> int:
     return place.at if place.kind == "arena" else ~place.at
 
 
-def _map_parallel_loops(loops: ir.Module) -> None:
-    """The one place that maps parallel loops: the top-level one takes its bounds from the caller, those inside are
-    serial.
+def _map_parallel_loops(loops: ir.Module, steps: Set[str]) -> None:
+    """The one place that maps parallel loops: the top-level one of a step takes its bounds from the caller, those
+    inside are serial. A routine has none.
     """
     index, noalias = ir.IndexType.get(), ir.DictAttr.get({"llvm.noalias": ir.UnitAttr.get()})
     options = [["prefer-vector-width", "512"], ["no-trapping-math", "true"]]
     passthrough = ir.ArrayAttr.get([ir.ArrayAttr.get([ir.StringAttr.get(s) for s in pair]) for pair in options])
     for view in loops.body.operations:
         function = view.operation
+        function.attributes["passthrough"] = passthrough
+        if ir.StringAttr(function.attributes["sym_name"]).value not in steps:
+            continue
         block = function.regions[0].blocks[0]
         buffers = [a.type for a in block.arguments]
         low, high = (block.add_argument(index, ir.Location.unknown()) for _ in range(2))
         function.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get([*buffers, index, index], []))
         function.attributes["arg_attrs"] = ir.ArrayAttr.get([noalias] * len(buffers) + [ir.DictAttr.get({})] * 2)
-        function.attributes["passthrough"] = passthrough
         parallel = next(o.operation for o in block.operations if o.operation.name == "scf.parallel")
         parallel.operands[0], parallel.operands[1] = low, high
+        unswitch(parallel.regions[0].blocks[0])
 
 
 def _expand_math(loops: ir.Module) -> bool:
@@ -140,11 +153,14 @@ def _expand_math(loops: ir.Module) -> bool:
 
 # -- the launcher ----------------------------------------------------------------------------------------------------
 LAUNCHER = """
-%mlxir.task = type { ptr, i64, i64, ptr }
+%mlxir.task = type { ptr, i64, i64, ptr, ptr }
 
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
+declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.usub.sat.i64(i64, i64)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 
 ; LLVM may fold double -> float -> half to one libcall, which lives in compiler-rt: kernels are linked with these.
 define half @__truncdfhf2(double %d) {
@@ -164,8 +180,11 @@ define bfloat @__truncdfbf2(double %d) {
   ret bfloat %h
 }
 
-; One thread's share of a step: iterations [t * chunk, (t + 1) * chunk), chunks rounded up to `align`.
+; One thread's part of a step. Iterations are shared out evenly, and a share is cut into four pieces (rounded up to
+; `align`): a thread takes those of its own share, then what others have not begun, so that nobody waits for a thread that
+; the system runs late or slowly. What each has taken is counted in a cache line of its own.
 define internal void @mlxir.share(ptr %mlxir.task) {
+entry:
   %fn = load ptr, ptr %mlxir.task
   %np = getelementptr %mlxir.task, ptr %mlxir.task, i32 0, i32 1
   %n = load i64, ptr %np
@@ -173,6 +192,8 @@ define internal void @mlxir.share(ptr %mlxir.task) {
   %align = load i64, ptr %ap
   %bp = getelementptr %mlxir.task, ptr %mlxir.task, i32 0, i32 3
   %buffers = load ptr, ptr %bp
+  %kp = getelementptr %mlxir.task, ptr %mlxir.task, i32 0, i32 4
+  %counters = load ptr, ptr %kp
   %t32 = call i32 @omp_get_thread_num()
   %T32 = call i32 @omp_get_num_threads()
   %t = zext i32 %t32 to i64
@@ -183,14 +204,42 @@ define internal void @mlxir.share(ptr %mlxir.task) {
   %e1 = add i64 %even, %align
   %e2 = sub i64 %e1, 1
   %e3 = udiv i64 %e2, %align
-  %chunk = mul i64 %e3, %align
-  %lo0 = mul i64 %t, %chunk
-  %hi0 = add i64 %lo0, %chunk
-  %lo1 = icmp ult i64 %lo0, %n
-  %lo = select i1 %lo1, i64 %lo0, i64 %n
-  %hi1 = icmp ult i64 %hi0, %n
-  %hi = select i1 %hi1, i64 %hi0, i64 %n
+  %share = mul i64 %e3, %align
+  %p1 = add i64 %e3, 3
+  %p2 = udiv i64 %p1, 4
+  %piece = mul i64 %p2, %align
+  br label %next
+next:
+  %v = phi i64 [ 0, %entry ], [ %v1, %done ]
+  %whose0 = add i64 %t, %v
+  %over = icmp uge i64 %whose0, %T
+  %whose1 = sub i64 %whose0, %T
+  %whose = select i1 %over, i64 %whose1, i64 %whose0
+  %first = mul i64 %whose, %share
+  %left = call i64 @llvm.usub.sat.i64(i64 %n, i64 %first)
+  %length = call i64 @llvm.umin.i64(i64 %left, i64 %share)
+  %counter = getelementptr [64 x i8], ptr %counters, i64 %whose
+  br label %look
+look:
+  %taken = load atomic i64, ptr %counter monotonic, align 8
+  %some = icmp ult i64 %taken, %length
+  br i1 %some, label %take, label %done
+take:
+  %from = atomicrmw add ptr %counter, i64 %piece monotonic
+  %mine = icmp ult i64 %from, %length
+  br i1 %mine, label %work, label %done
+work:
+  %to0 = add i64 %from, %piece
+  %to = call i64 @llvm.umin.i64(i64 %to0, i64 %length)
+  %lo = add i64 %first, %from
+  %hi = add i64 %first, %to
   call void %fn(i64 %lo, i64 %hi, ptr %buffers)
+  br label %look
+done:
+  %v1 = add i64 %v, 1
+  %more = icmp ult i64 %v1, %T
+  br i1 %more, label %next, label %end
+end:
   ret void
 }
 
@@ -211,6 +260,12 @@ fork:
   store i64 %align, ptr %ap
   %bp = getelementptr %mlxir.task, ptr %mlxir.task, i32 0, i32 3
   store ptr %buffers, ptr %bp
+  %lines = zext i32 %T to i64
+  %counters = alloca [64 x i8], i64 %lines, align 64
+  %bytes = mul i64 %lines, 64
+  call void @llvm.memset.p0.i64(ptr align 64 %counters, i8 0, i64 %bytes, i1 false)
+  %kp = getelementptr %mlxir.task, ptr %mlxir.task, i32 0, i32 4
+  store ptr %counters, ptr %kp
   call void @GOMP_parallel(ptr @mlxir.share, ptr %mlxir.task, i32 %T, i32 0)
   ret void
 }

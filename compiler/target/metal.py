@@ -68,8 +68,9 @@ FEW = 16  # a loop of so few iterations is not worth a threadgroup ...
 MANY = 256  # ... if there are so many of them
 LARGE = 1 << 16  # elements from which on a thread computes several of them: 8 bytes of the smallest type
 OWN_BYTES = 1 << 10  # of scratch that a single thread may have
-# Sums and products are rounded one by one, as on the CPU.
-HEAD = "#include <metal_stdlib>\nusing namespace metal;\n#pragma METAL fp contract(off)"
+# Sums and products are rounded one by one, as on the CPU; clang's own pragma is one that every compiler of the family
+# knows, where Metal's is new.
+HEAD = "#include <metal_stdlib>\nusing namespace metal;\n#pragma clang fp contract(off)"
 _TYPES = {bool_: "uchar", float16: "half", bfloat16: "bfloat", float32: "float", complex64: "float"}
 
 

@@ -241,7 +241,12 @@ class Attention(_Batched):
         wide = top.dtype
         q, k, v = (m.cast(x, wide) for x in primals[:3])
         s = _scores(m, q, k, mask, scale, causal, fill)
-        p = m.exp(s - m.expanded(top, [3])) / m.expanded(total, [3])
+        wide_sinks = m.expanded(m.broadcast(m.cast(sinks, wide), tuple(top.shape[:2])), [2])
+        wide_sinks = m.broadcast(wide_sinks, tuple(top.shape))
+        # Not `top` and `total`: a kernel rounds its scores otherwise, so that none of these need equal its largest.
+        largest = m.maximum(m.max(s, axes=(3,)), wide_sinks)
+        e = m.exp(s - m.expanded(largest, [3]))
+        p = e / m.expanded(m.sum(e, axes=(3,)) + m.exp(wide_sinks - largest), [3])
         row, dv, ds = m.zeros(top), None, m.zeros(p)
         if ct is not None:
             ct, out = (m.permuted(x, (0, 2, 1, 3)) if attrs["swapped"] else x for x in (ct, out))
@@ -251,21 +256,21 @@ class Attention(_Batched):
         if dtotal is not None:
             row = row + dtotal * total
         ds = ds + p * m.expanded(row, [3])
-        # The largest score moves `top` and with it every exponential.
-        moved = m.zeros(top) if dtop is None else dtop
-        moved = moved if dtotal is None else moved - dtotal * total
-        hit = m.cast(m.equal(s, m.expanded(top, [3])), wide)
-        wide_sinks = m.expanded(m.broadcast(m.cast(sinks, wide), tuple(top.shape[:2])), [2])
-        sink_hit = m.cast(m.equal(m.broadcast(wide_sinks, tuple(top.shape)), top), wide)
-        moved = moved / (m.sum(hit, axes=(3,)) + sink_hit)
-        ds = ds + hit * m.expanded(moved, [3])
+        dsinks = None if not sinks.active else self._sinks_gradient(m, sinks, top, total, row)
+        if dtop is not None or dtotal is not None:
+            # The largest score moves `top` and with it every exponential.
+            moved = m.zeros(top) if dtop is None else dtop
+            moved = moved if dtotal is None else moved - dtotal * total
+            hit = m.cast(m.equal(s, m.expanded(largest, [3])), wide)
+            sink_hit = m.cast(m.equal(wide_sinks, largest), wide)
+            moved = moved / (m.sum(hit, axes=(3,)) + sink_hit)
+            ds = ds + hit * m.expanded(moved, [3])
+            if dsinks is not None:
+                at_hits = m.unbroadcast(m.sum(sink_hit * moved, axes=(2,)), tuple(sinks.shape))
+                dsinks = dsinks + m.cast(at_hits, sinks.dtype)
         dmask = None
         if mask.active and mask.dtype is not bool_:
             dmask = m.cast(m.unbroadcast(_hidden(m, ds, mask, causal), tuple(mask.shape)), mask.dtype)
-        dsinks = None
-        if sinks.active:
-            at_hits = m.unbroadcast(m.sum(sink_hit * moved, axes=(2,)), tuple(sinks.shape))
-            dsinks = self._sinks_gradient(m, sinks, top, total, row) + m.cast(at_hits, sinks.dtype)
         dq, dk = _score_gradients(m, ds, q, k, mask, scale, causal)
         back = [None if g is None else m.cast(g, x.dtype) for g, x in zip((dq, dk, dv), primals, strict=False)]
         return [*back, dmask, dsinks]

@@ -73,7 +73,7 @@ def _sign(x: np.ndarray) -> np.ndarray:
         return x
     if x.dtype.kind == "c":
         return np.where(x == 0, 0, x / np.maximum(np.abs(x), np.finfo(np.float32).tiny))
-    return np.sign(x)
+    return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype) if x.dtype.kind == "f" else np.sign(x)  # NaN gives 0
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -268,7 +268,7 @@ class Operators:
 
 
 def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
-    """NumPy's broadcasting rule. Raises ShapeError naming the operation and all shapes."""
+    """NumPy's broadcasting rule. Raises ShapeError naming all shapes and the operation."""
     first = shapes[0]
     if all(len(s) == len(first) and s == first for s in shapes):
         return first
@@ -280,7 +280,8 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
             if n is size or n == 1:
                 continue
             if size is not None and n != size:
-                raise ShapeError(f"[{name}] Shapes {' and '.join(map(str, shapes))} cannot be broadcast.")
+                texts = [f"({','.join(map(str, s))})" for s in shapes]
+                raise ShapeError(f"[broadcast_shapes] Shapes {' and '.join(texts)} cannot be broadcast in {name}.")
             size = n
         out.append(1 if size is None else size)
     return tuple(out)

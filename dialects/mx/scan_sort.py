@@ -160,6 +160,18 @@ def _lse_forward(m: OpBuilder, t: Any, out: Any, x: Any, attrs: dict) -> Any:
     return _scanned_tangent(m, tangent, attrs)
 
 
+def _logcumsumexp(x: np.ndarray, axis: int) -> np.ndarray:
+    """NumPy's for real numbers; it has no logaddexp of complex ones."""
+    if x.dtype.kind != "c":
+        return np.logaddexp.accumulate(x, axis)
+    out = x.copy()
+    rows = np.moveaxis(out, axis, 0)
+    for before, row in zip(rows, rows[1:], strict=False):
+        big, small = np.maximum(before, row), np.minimum(before, row)
+        row[...] = big + np.log1p(np.exp(small - big))
+    return out
+
+
 cumsum = Scan("cumsum", lambda k, a, b: a + b, lambda d: 0, lambda x, axis: np.cumsum(x, axis, dtype=x.dtype),
               _cumsum_backward, lambda m, t, o, x, attrs: m.cumsum(t, **attrs))  # fmt: skip
 cumprod = Scan("cumprod", lambda k, a, b: a * b, lambda d: 1, lambda x, axis: np.cumprod(x, axis, dtype=x.dtype),
@@ -168,7 +180,7 @@ cummax = Scan("cummax", lambda k, a, b: k.maximum(a, b), _lowest, np.maximum.acc
               *_extremum_rules(lambda m, a, b: m.maximum(a, b)))  # fmt: skip
 cummin = Scan("cummin", lambda k, a, b: k.minimum(a, b), _highest, np.minimum.accumulate,
               *_extremum_rules(lambda m, a, b: m.minimum(a, b)))  # fmt: skip
-logcumsumexp = Scan("logcumsumexp", lambda k, a, b: k.logaddexp(a, b), lambda d: -float("inf"), np.logaddexp.accumulate,
+logcumsumexp = Scan("logcumsumexp", lambda k, a, b: k.logaddexp(a, b), lambda d: -float("inf"), _logcumsumexp,
                     _lse_backward, _lse_forward, costly=True)  # fmt: skip
 
 

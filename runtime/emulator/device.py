@@ -35,12 +35,17 @@ class MetalMisuseError(MetalError):
 class _Object:
     """An object behind a handle: its class, its owners, and whatever else it holds."""
 
+    handle: int
+
     def __init__(self, kind: str, **fields: Any):
         self.kind, self.owners = kind, 1
         self.__dict__.update(fields)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{self.kind} has no {name}")
+
+    def __setattr__(self, name: str, value: Any) -> None:  # tells type checkers that objects hold what they are given
+        super().__setattr__(name, value)
 
 
 class EmulatedMetal:
@@ -394,4 +399,4 @@ class EmulatedMetal:
 def _array(p: Parameter, address: int, nbytes: int) -> np.ndarray:
     """The memory of a buffer as the kernel declares it."""
     raw = (ctypes.c_uint8 * max(nbytes, 1)).from_address(address)
-    return np.frombuffer(raw, np.uint8, nbytes).view(element_dtype(p))
+    return np.frombuffer(memoryview(raw), np.uint8, nbytes).view(element_dtype(p))

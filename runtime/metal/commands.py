@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from .abi import CONSTANTS
 from .device import Device, DeviceError, Pipeline
+from .objc import Handle
 
 MOST_DISPATCHES = 40  # of a command buffer
 MOST_BYTES = 40 << 20  # that its dispatches may access
@@ -23,9 +24,9 @@ Triple = tuple[int, int, int]
 
 
 class Binding(NamedTuple):
-    """A buffer of a dispatch: `nbytes` from `address` on."""
+    """A buffer of a dispatch, at index `slot`: `nbytes` from `address` on."""
 
-    index: int
+    slot: int
     address: int
     nbytes: int
     reads: bool
@@ -51,8 +52,10 @@ class Commands:
 
     def __init__(self, device: Device):
         self._device, self._send = device, device.send
-        self._encoder = self._buffer = self._fence = None
-        self._committed: list[int] = []
+        self._encoder: Handle = None
+        self._buffer: Handle = None
+        self._fence: Handle = None
+        self._committed: list[Handle] = []
         self._read: list[Span] = []
         self._written: list[Span] = []
         self._dispatches = self._bytes = 0
@@ -88,8 +91,8 @@ class Commands:
         for b in bindings:
             handle, offset = self._device.buffer(b.address)
             if self._device.backend.bound is not None:
-                self._device.backend.bound(b.index, b.nbytes)
-            self._send(encoder, "setBuffer:offset:atIndex:", handle, offset, b.index)
+                self._device.backend.bound(b.slot, b.nbytes)
+            self._send(encoder, "setBuffer:offset:atIndex:", handle, offset, b.slot)
         if in_threadgroups:
             if prod(threadgroup) > pipeline.most_threads:
                 raise DeviceError(
@@ -115,7 +118,7 @@ class Commands:
             if self._send(buffer, "status") != CONSTANTS["MTLCommandBufferStatusCompleted"]:
                 raise DeviceError(f"[metal] {self._device.message(self._send(buffer, 'error'))}")
 
-    def _open(self) -> int:
+    def _open(self) -> Handle:
         if self._encoder is None:
             self._buffer = self._send(self._device.queue, "commandBuffer")
             self._encoder = self._send(

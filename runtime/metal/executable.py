@@ -40,7 +40,7 @@ class Place(NamedTuple):
 class Bound(NamedTuple):
     """A buffer of a kernel."""
 
-    index: int
+    slot: int
     place: Place
     reads: bool
     writes: bool
@@ -127,7 +127,7 @@ class Executable:
                 for step in self._steps:
                     if isinstance(step, Kernel):
                         bindings = [
-                            Binding(b.index, _address(b.place, arena[0], table), b.place.nbytes, b.reads, b.writes)
+                            Binding(b.slot, _address(b.place, arena[0], table), b.place.nbytes, b.reads, b.writes)
                             for b in step.buffers
                         ]
                         commands.dispatch(step.pipeline, bindings, step.grid, step.threadgroup, step.in_threadgroups)
@@ -151,7 +151,7 @@ def _address(place: Place, arena: int, table: list[Buffer]) -> int:
 
 def _view(place: Place, arena: int, table: list[Buffer]) -> np.ndarray:
     raw = (ctypes.c_uint8 * max(place.nbytes, 1)).from_address(_address(place, arena, table))
-    return np.frombuffer(raw, place.dtype.numpy, prod(place.shape)).reshape(place.shape)
+    return np.frombuffer(memoryview(raw), place.dtype.numpy, prod(place.shape)).reshape(place.shape)
 
 
 def _spec(spec: dict[str, Any]) -> Spec:

@@ -60,7 +60,7 @@ def prototype(selector: str) -> Any:
 class ObjectiveC:
     """Messages through `libobjc`, a library with objc_msgSend, sel_registerName and objc_getClass."""
 
-    bound = None
+    bound: Callable[[int, int], None] | None = None
 
     def __init__(self, libobjc: Any, metal: Any):
         self._objc, self._metal = libobjc, metal

@@ -1,6 +1,6 @@
 #include <metal_stdlib>
 using namespace metal;
-#pragma METAL fp contract(off)
+#pragma clang fp contract(off)
 
 // Error function as 1 - e**g(|x|), g a polynomial.
 inline float mlxir_erf(float x) {

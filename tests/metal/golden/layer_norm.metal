@@ -1,6 +1,6 @@
 #include <metal_stdlib>
 using namespace metal;
-#pragma METAL fp contract(off)
+#pragma clang fp contract(off)
 
 inline float threadgroup_sum(float v, threadgroup float* partial, uint simdgroups, uint lane, uint simdgroup) {
   v = simd_sum(v);

@@ -1,7 +1,7 @@
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;
-#pragma METAL fp contract(off)
+#pragma clang fp contract(off)
 
 // matmul.py:5: matmul
 // matmul.py:6: add, tanh

@@ -1,6 +1,6 @@
 #include <metal_stdlib>
 using namespace metal;
-#pragma METAL fp contract(off)
+#pragma clang fp contract(off)
 
 // The larger one; NaN wins.
 inline float maximum(float a, float b) {

@@ -1,0 +1,250 @@
+"""Operators of arrays outside traces, in native code (`words.py` says how these functions are read).
+
+`binary` does what the operators of `ndarray._binary` do where nothing is promoted, cast or broadcast but scalars: it
+records a node, and appends the operation to this thread's tape (`compiler/graph.py`). Whatever else there is goes to
+the operator in Python. `a * 2.0` costs ten allocations and no frame of Python's.
+"""
+
+from __future__ import annotations
+
+from .dispatch import exactly, new_reference, wrap
+from .layout import (
+    ARRAY_VALUE,
+    TAPE_KEY,
+    TYPE,
+    VALUE_ALIAS,
+    VALUE_BUFFER,
+    VALUE_DTYPE,
+    VALUE_INDEX,
+    VALUE_MARK,
+    VALUE_NODE,
+    VALUE_SHAPE,
+    VALUE_TRACE,
+    VALUE_UID,
+)
+from .words import env, py, stack
+
+# Words of an operator.
+PRIMITIVE = 0
+RESULT = 1  # the dtype of the result, or 0: that of the operands
+REPLACED = 2  # a dict with the dtypes that the primitive does not work in
+REFLECTED = 3
+SLOWLY = 4  # the operator in Python
+OPERATOR = 5  # words
+
+# Where operations were called, by code object and instruction: (code, instruction, what `user_frame` returns) each.
+PLACES = 1024
+
+LONGEST = 4096  # `Tape.LONGEST`
+NODE_INPUTS, NODE_AVALS = 2, 3  # fields of a `Node`
+
+
+def binary(x, arguments, count, which):
+    """An operator's method: `x op arguments[0]`."""
+    operator = env.operators + 8 * OPERATOR * which
+    if count == 1 and x[TYPE] == env.array:
+        tape = py.PyObject_GetAttr(env.running, env.word_tape)
+        if not tape:
+            return 0
+        out = env.none
+        if tape != env.none:
+            out = recorded(operator, tape, x[ARRAY_VALUE], arguments[0])
+        py.Py_DecRef(tape)
+        if out != env.none:
+            return out
+    both = stack(2)
+    both[0], both[1] = x, arguments[0] if count else 0
+    return py.PyObject_Vectorcall(operator[SLOWLY], both, 1 + (count == 1), 0)
+
+
+def recorded(operator, tape, a, other):
+    """The array of a new node, 0 with an exception, or None (borrowed) for what Python should do."""
+    if not a:
+        return env.none
+    dtype, kind, number = a[VALUE_DTYPE], other[TYPE], 0
+    if kind == env.array:
+        b = other[ARRAY_VALUE]
+    else:
+        b = constant(kind, dtype, other)
+        number = 1
+    if not b or b[VALUE_DTYPE] != dtype or (operator[REPLACED] and py.PyDict_GetItem(operator[REPLACED], dtype)):
+        return env.none
+    shape = a[VALUE_SHAPE]
+    if not number and b[VALUE_SHAPE] != shape:
+        if py.PyTuple_Size(shape) == 0:
+            shape = b[VALUE_SHAPE]
+        elif py.PyTuple_Size(b[VALUE_SHAPE]) and not exactly(shape, b[VALUE_SHAPE]):
+            return env.none
+    operands = pair(b, a) if operator[REFLECTED] else pair(a, b)
+    if not operands:
+        return 0
+    if operator[RESULT]:
+        dtype = operator[RESULT]
+    node = new_node(operator[PRIMITIVE], operands, a, shape, dtype)
+    if not node:
+        return 0
+    value = taped(tape, node, shape, dtype, b if number else 0)
+    if not value:
+        return 0
+    out = wrap(value)
+    py.Py_DecRef(value)
+    return out
+
+
+def constant(kind, dtype, number):
+    """The value of a Python number that was met before (borrowed), or 0."""
+    known = py.PyDict_GetItem(env.constants, kind)
+    if known:
+        known = py.PyDict_GetItem(known, dtype)
+    return py.PyDict_GetItem(known, number) if known else 0
+
+
+def pair(x, y):
+    out = py.PyTuple_New(2)
+    if out:
+        py.PyTuple_SetItem(out, 0, new_reference(x))
+        py.PyTuple_SetItem(out, 1, new_reference(y))
+    return out
+
+
+def new_node(primitive, operands, a, shape, dtype):
+    """A `Node`, which takes over `operands`. Results of the type of `a` share its `avals`."""
+    avals, known = 0, a[VALUE_NODE]
+    if known[TYPE] == env.node and shape == a[VALUE_SHAPE] and dtype == a[VALUE_DTYPE]:
+        avals = py.PyTuple_GetItem(known, NODE_AVALS)
+        avals = new_reference(avals) if py.PyTuple_Size(avals) == 1 else 0
+    if not avals:
+        avals = new_avals(shape, dtype)
+    where = place() if avals else 0
+    node = py.PyType_GenericAlloc(env.node, 5) if where else 0
+    if not node:
+        py.PyErr_Clear()
+        py.Py_DecRef(operands)
+        if avals:
+            py.Py_DecRef(avals)
+        if where:
+            py.Py_DecRef(where)
+        return py.PyErr_NoMemory()
+    py.PyTuple_SetItem(node, 0, new_reference(primitive))
+    py.PyTuple_SetItem(node, 1, new_reference(env.no_attrs))
+    py.PyTuple_SetItem(node, 2, operands)
+    py.PyTuple_SetItem(node, 3, avals)
+    py.PyTuple_SetItem(node, 4, where)
+    return node
+
+
+def new_avals(shape, dtype):
+    aval = py.PyType_GenericAlloc(env.aval, 2)
+    if not aval:
+        return 0
+    py.PyTuple_SetItem(aval, 0, new_reference(shape))
+    py.PyTuple_SetItem(aval, 1, new_reference(dtype))
+    out = py.PyTuple_New(1)
+    if not out:
+        py.Py_DecRef(aval)
+        return 0
+    py.PyTuple_SetItem(out, 0, aval)
+    return out
+
+
+def place():
+    """Where the user called (`errors.user_frame`); remembered for calls straight from the user's code."""
+    frame = py.PyEval_GetFrame()
+    if not frame:
+        return new_reference(env.none)
+    code, instruction = py.PyFrame_GetCode(frame), py.PyFrame_GetLasti(frame)
+    known = env.places + 24 * (((code >> 4) + (instruction >> 1)) & (PLACES - 1))
+    if known[0] == code and known[1] == instruction:
+        py.Py_DecRef(code)
+        return new_reference(known[2])
+    where = py.PyObject_CallNoArgs(env.user_frame)
+    if where and where[TYPE] == env.tuple and py.PyTuple_GetItem(where, 0) == code:
+        old = known[2]
+        known[0], known[1], known[2] = code, instruction, new_reference(where)
+        if old:
+            py.Py_DecRef(old)  # it holds the code that was here
+    py.Py_DecRef(code)
+    return where
+
+
+def taped(tape, node, shape, dtype, number):
+    """The value of a node, which it takes over, appended to the tape. `number` is an operand that is a constant."""
+    key = tape[TAPE_KEY]
+    operands = py.PyTuple_GetItem(node, NODE_INPUTS)
+    i = marked(tape, key, py.PyTuple_GetItem(operands, 0), number)
+    j = marked(tape, key, py.PyTuple_GetItem(operands, 1), number) if i else 0
+    entry = py.PyTuple_New(4) if j else 0
+    if entry:
+        py.PyTuple_SetItem(entry, 0, new_reference(py.PyTuple_GetItem(node, 0)))
+        py.PyTuple_SetItem(entry, 1, new_reference(dtype))
+        py.PyTuple_SetItem(entry, 2, new_reference(i))
+        py.PyTuple_SetItem(entry, 3, new_reference(j))
+    mark = new_mark(tape, key) if entry else 0
+    value = py.PyType_GenericAlloc(env.value, 0) if mark else 0
+    if value:
+        value[VALUE_SHAPE], value[VALUE_DTYPE] = new_reference(shape), new_reference(dtype)
+        value[VALUE_NODE], value[VALUE_INDEX] = new_reference(node), new_reference(env.zero)
+        value[VALUE_BUFFER], value[VALUE_ALIAS] = new_reference(env.none), new_reference(env.none)
+        value[VALUE_TRACE], value[VALUE_MARK] = new_reference(env.none), new_reference(mark)
+        value[VALUE_UID] = py.PyIter_Next(env.uids)
+        if py.PyList_Append(key, entry) < 0:
+            py.Py_DecRef(value)
+            value = 0
+    py.Py_DecRef(node)
+    if entry:
+        py.Py_DecRef(entry)
+    if mark:
+        py.Py_DecRef(mark)
+    if value and py.PyList_Size(key) > LONGEST:
+        return begun_again(value)
+    return value
+
+
+def begun_again(value):
+    """The value, after this thread got a new tape."""
+    tape = py.PyObject_CallNoArgs(env.tape)
+    failed = py.PyObject_SetAttr(env.running, env.word_tape, tape) if tape else -1
+    if tape:
+        py.Py_DecRef(tape)
+    if failed:
+        py.Py_DecRef(value)
+        return 0
+    return value
+
+
+def new_mark(tape, key):
+    """(tape, the next place in its key)."""
+    number = py.PyLong_FromLongLong(py.PyList_Size(key))
+    if not number:
+        return 0
+    mark = pair(tape, number)
+    py.Py_DecRef(number)
+    return mark
+
+
+def marked(tape, key, x, number):
+    """The place of an operand in the key, an int object (borrowed); what was not recorded here enters it now."""
+    mark = x[VALUE_MARK]
+    if mark[TYPE] == env.tuple and py.PyTuple_GetItem(mark, 0) == tape:
+        return py.PyTuple_GetItem(mark, 1)
+    if x != number and x[VALUE_BUFFER] == env.none and x[VALUE_NODE] != env.none:
+        place_of = py.PyObject_CallMethodOneArg(tape, env.word_leaf, x)  # `Tape.leaf`, which marks it
+        if not place_of:
+            return 0
+        py.Py_DecRef(place_of)
+        return py.PyTuple_GetItem(x[VALUE_MARK], 1)
+    mark = new_mark(tape, key)
+    entry = 0
+    if mark:
+        entry = new_reference(x[VALUE_NODE]) if x == number else pair(x[VALUE_SHAPE], x[VALUE_DTYPE])
+    failed = py.PyList_Append(key, entry) if entry else -1
+    if entry:
+        py.Py_DecRef(entry)
+    if failed:
+        if mark:
+            py.Py_DecRef(mark)
+        return 0
+    old = x[VALUE_MARK]
+    x[VALUE_MARK] = mark
+    py.Py_DecRef(old)
+    return py.PyTuple_GetItem(mark, 1)

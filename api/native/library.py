@@ -1,0 +1,109 @@
+"""The native functions in this process: translated, compiled once per machine, linked, and made callable from Python.
+
+Imported when there is an executable to call: it needs llvmlite.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from mlxir.compiler import graph, objects
+from mlxir.compiler.target.codegen import compiled
+from mlxir.runtime import buffers, launch, store
+from mlxir.runtime.knobs import knobs
+
+from ..ndarray import array
+from ..random import RandomState
+from .. import native
+from . import dispatch, layout, missed
+from .words import Translation
+
+MODULES = (dispatch,)
+METH_FASTCALL = 0x80
+
+OBJECTS: dict[str, Any] = {
+    "array": array, "value": graph.Value, "buffer": buffers.Buffer, "holder": buffers._Holder, "pool": buffers.pool,
+    "random_state": RandomState, "knobs": knobs, "running": graph.running, "uids": graph._uids, "missed": missed,
+    "int": int, "float": float, "str": str, "tuple": tuple, "list": list, "dict": dict, "none": None, "true": True,
+    "false": False, "zero": 0, "fresh": buffers.pool._fresh, "free": buffers.pool.free, "give": "give",
+    "slow_release": buffers._Holder.__del__, "pool_bytes": "pool_bytes", "word_value": "value",
+    "word_depth": "depth", "word_threads": "threads", "word_disable_compile": "disable_compile",
+    "value_error": ValueError,
+    "changed": "[compile] The captured outputs hold another number of arrays than when traced.",
+}  # fmt: skip
+"""The objects that native code names as `env.NAME`."""
+NUMBERS = {"cores": launch._CORES}
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("code", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+
+
+def _keep(x: Any) -> Any:
+    """Keep an object for ever: native code may run while the interpreter takes its modules apart."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
+    return x
+
+
+def _api(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of the C API under a prototype of its own."""
+    return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
+
+
+def _definition(name: str, address: int) -> Any:
+    return _keep(_MethodDef(name.encode(), address, METH_FASTCALL, None))
+
+
+class Library:
+    """The linked functions, by name: `function` makes a builtin of one, `method` a method of a class."""
+
+    def __init__(self) -> None:
+        translation = None
+        known = json.dumps([sys.version, {k: v for k, v in vars(layout).items() if k.isupper()}])
+        sources = b"".join([path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))])
+        digest = hashlib.sha256(objects.fingerprint() + known.encode() + sources).hexdigest()
+        entry = store.load(digest)
+        if entry is None:
+            translation = Translation(MODULES)
+            text = json.dumps([translation.exports, list(translation.environment), list(translation.called)])
+            entry = text, compiled(translation.text)
+            store.save(digest, *entry)
+        exports, environment, called = json.loads(entry[0])
+        words = [NUMBERS[name] if name in NUMBERS else id(_keep(OBJECTS[name])) for name in environment]
+        self.environment = _keep((ctypes.c_uint64 * len(words))(*words))
+        imports = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in called}
+        imports["env"] = ctypes.addressof(self.environment)
+        code = launch.Object(digest, tuple(exports), entry[1])
+        (linked,) = launch._link([code], imports)
+        self.addresses = _keep(linked).addresses
+        _keep(launch._linker())
+
+    def function(self, name: str, owner: Any = None) -> Any:
+        """A builtin function, whose first parameter is `owner`."""
+        make = _api("PyCFunction_NewEx", ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+        return make(ctypes.addressof(_definition(name, self.addresses[name])), owner, None)
+
+    def method(self, cls: type, name: str, method: str) -> Any:
+        """A method descriptor of a class."""
+        make = _api("PyDescr_NewMethod", ctypes.py_object, ctypes.py_object, ctypes.c_void_p)
+        return make(cls, ctypes.addressof(_definition(method, self.addresses[name])))
+
+
+_lock = threading.Lock()
+_library: list[Library] = []
+
+
+def linked() -> Library:
+    """The functions in this process."""
+    with _lock:
+        if not _library:
+            _library.append(Library())
+            native.settled = _library[0].function("settled")
+            buffers._Holder.__del__ = _library[0].method(buffers._Holder, "release", "__del__")  # type: ignore
+    return _library[0]

@@ -1,0 +1,287 @@
+"""Plans: what native code knows of the calls of an entry (`dispatch.py` says what their words mean)."""
+
+from __future__ import annotations
+
+import array as arrays_of_numbers
+import ctypes
+from collections.abc import Callable, Collection, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from mlxir.compiler.generic import Runner
+from mlxir.compiler.graph import Value
+from mlxir.runtime.buffers import Buffer, groups, pool
+from mlxir.runtime.launch import Executable
+from mlxir.runtime.trees import REGISTERED, children, container_kind, maker
+
+from ..entries import Entry
+from ..ndarray import array
+from ..random import RandomState
+from ..signatures import Numbers
+from . import dispatch as d
+
+MOST_WORDS = 1 << 13  # of a frame, which lies on the stack
+QUIET_BYTES, QUIET_KERNELS = 1 << 16, 8  # programs up to these keep other threads waiting: a few microseconds
+
+
+_WORD = (1 << 64) - 1
+
+
+class Unlike(Exception):
+    """A call that native code does not serve."""
+
+
+class Call(NamedTuple):
+    """A call of a compiled function, and what its entry knows of it.
+
+    `numbers` tells of each Python number among the arguments whether it is an input, and `feed` makes a tuple of
+    buffers of the values of those (None if the entry does not serve them). The parameters of `executable`, which is
+    None for a program without outputs, are the `count` arrays of the call, then `captured`: buffers, or places among
+    what `feed` makes. `places` and `result` are the entry's, `inputs` and `outputs` the captured state or None; `hits`
+    counts calls.
+    """
+
+    args: tuple
+    kwargs: dict[str, Any]
+    numbers: Sequence[bool]
+    feed: Callable[[list], tuple[Buffer, ...] | None] | None
+    count: int
+    executable: Executable | None
+    captured: Sequence[Buffer | int]
+    places: Sequence[int | Value]
+    result: Any
+    inputs: Any
+    outputs: Any
+    hits: ctypes.c_uint64
+
+
+class _Stream:
+    """The words of a plan, and the objects that they name."""
+
+    def __init__(self, call: Call):
+        self.words = [0] * d.HEADER
+        self.kept: list[Any] = [call.executable, call.hits]
+        self.numbers = iter(call.numbers)
+        self.places = iter(call.places)
+
+    def add(self, *words: int) -> None:
+        self.words += words
+
+    def object(self, x: Any) -> int:
+        """The address of an object, which the plan keeps alive."""
+        self.kept.append(x)
+        return id(x)
+
+    def begin(self, word: int) -> None:
+        """The next stream begins here; a word of the header says so."""
+        self.words[word] = len(self.words)
+
+    def container(self, x: Any, child: Callable[[Any], None]) -> None:
+        """A list, tuple or dict (subclasses count if they iterate as these do) and its children."""
+        base = next(kind for kind in (dict, list, tuple) if isinstance(x, kind))
+        iterates = "items" if base is dict else "__iter__"
+        if getattr(type(x), iterates) is not getattr(base, iterates):
+            raise Unlike
+        self.add({dict: d.DICT, list: d.LIST, tuple: d.TUPLE}[base], self.object(type(x)), len(x))
+        for key, item in x.items() if base is dict else enumerate(x):
+            if base is dict:
+                if type(key) not in (str, int):  # comparing others may run code of the user's
+                    raise Unlike
+                self.add(self.object(key))
+            child(item)
+
+    def argument(self, x: Any) -> None:
+        """A tree of arrays and constants."""
+        kind = type(x)
+        if kind is array:
+            self.add(d.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
+        elif isinstance(x, (dict, list, tuple)):
+            self.container(x, self.argument)
+        elif kind in (int, float) and next(self.numbers):
+            self.add(d.NUMBER, self.object(kind))
+        elif kind in (str, int, bool, type(None)) or (kind is float and x == x and x != 0):
+            self.add(d.CONSTANT, self.object(kind), self.object(x))
+        else:
+            raise Unlike
+
+    def state(self, x: Any) -> None:
+        """A tree of captured inputs."""
+        kind = type(x)
+        if kind is array:
+            self.add(d.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
+        elif kind is RandomState:
+            self.add(d.STATE_ARRAY, self.object(x.value.shape), self.object(x.value.dtype))
+        elif isinstance(x, (dict, list, tuple)):
+            self.container(x, self.state)
+        elif isinstance(x, array) or kind in REGISTERED:
+            raise Unlike
+        else:
+            self.add(d.IGNORED, self.object(kind))
+
+    def source(self) -> None:
+        """Where the next array of the results comes from."""
+        place = next(self.places, None)
+        if place is None:
+            raise Unlike
+        if isinstance(place, Value):
+            self.add(d.OUTSIDE, self.object(place))
+        else:
+            self.add(*((d.NEW, place) if place >= 0 else (d.GIVEN, -1 - place)))
+
+    def written(self, x: Any) -> None:
+        """A tree of captured outputs, without what would have to be rebuilt (`captured.write`)."""
+        if type(x) is RandomState:
+            self.add(d.RANDOM)
+            self.source()
+        elif isinstance(x, (dict, list, tuple)):
+            self.container(x, lambda item: self.slot(item, not isinstance(x, tuple)))
+        else:
+            raise Unlike
+
+    def slot(self, item: Any, replaceable: bool) -> None:
+        """What a container of captured outputs holds."""
+        if type(item) is array and replaceable:
+            self.source()
+        elif isinstance(item, (dict, list, RandomState)):
+            self.written(item)
+        elif isinstance(item, (tuple, array)) or type(item) in REGISTERED:
+            raise Unlike
+        else:
+            self.add(d.IGNORED, self.object(type(item)))
+
+    def result(self, tree: Any) -> None:
+        """The tree of results, as `entries.rebuilder` reads it."""
+        kind = container_kind(tree)
+        if isinstance(tree, array):
+            self.source()
+        elif kind is None:
+            self.add(d.CONSTANT, self.object(type(tree)), self.object(tree))
+        elif kind is dict:
+            self.add(d.DICT, self.object(dict.fromkeys(tree)), len(tree))
+            for key, item in tree.items():
+                self.add(self.object(key))
+                self.result(item)
+        else:
+            items = list(children(tree))
+            if kind is list:
+                self.add(d.LIST, self.object(list), len(items))
+            elif type(tree) is tuple:
+                self.add(d.TUPLE, self.object(tuple), len(items))
+            else:
+                self.add(d.MAKE, self.object(maker(tree)), len(items))
+            for item in items:
+                self.result(item)
+
+    def captured(self, captured: Sequence[Buffer | int]) -> None:
+        """The parameters behind those of the call."""
+        for x in captured:
+            if isinstance(x, int):
+                self.add(0, x)
+            elif x.pointer:
+                self.add(self.object(x), -1 & _WORD)
+
+    def memory(self, executable: Executable) -> None:
+        """The blocks that results lie in."""
+        for size, members in groups(executable.schedule.results):
+            free = pool.free.setdefault(size, [])
+            self.add(self.object(free), self.object(size), len(members))
+            for place, offset, shape, dtype in members:
+                self.add(place, offset, self.object(shape), self.object(dtype))
+
+
+def plan_of(call: Call) -> tuple[Any, ...] | None:
+    """The plan of calls like this one: its words, then what they name. None where native code does not serve them."""
+    try:
+        return _plan(call)
+    except Unlike:
+        return None
+
+
+def _plan(call: Call) -> tuple[Any, ...]:
+    out = _Stream(call)
+    out.begin(d.NODES)
+    out.argument(call.args)
+    out.argument(call.kwargs)
+    if call.inputs is not None:
+        out.state(call.inputs)
+    out.begin(d.RESULT)
+    out.result(call.result)
+    out.begin(d.WRITTEN)
+    if call.outputs is not None:
+        out.written(call.outputs)
+    if next(out.places, None) is not None:
+        raise Unlike
+    out.begin(d.EXTRA)
+    out.captured(call.captured)
+    header = _header(call, out)
+    header |= _launches(call.executable, out)
+    owned = d.LISTS + 2 * call.count + header[d.BUFFERS] + header[d.OUTPUT_COUNT]
+    header |= {d.OWNED: owned, d.FRAME: owned + call.count + len(call.captured) + header[d.BUFFERS]}
+    if header[d.FRAME] > MOST_WORDS:
+        raise Unlike
+    for word, content in header.items():
+        out.words[word] = content
+    return arrays_of_numbers.array("Q", out.words).tobytes(), *out.kept
+
+
+def _header(call: Call, out: _Stream) -> dict[int, int]:
+    header = {d.ARRAYS: call.count, d.EXTRAS: len(call.captured), d.HITS: ctypes.addressof(call.hits)}
+    if call.feed is not None:
+        header[d.FEED] = out.object(call.feed)
+    if call.inputs is not None:
+        header[d.INPUTS] = out.object(call.inputs)
+    if call.outputs is not None:
+        header |= {d.OUTPUTS: out.object(call.outputs), d.CHECKED: int(call.outputs is call.inputs)}
+    return header
+
+
+def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
+    """The part of the header that says how the program runs, and the streams of its results."""
+    if executable is None:
+        return {d.BUFFERS: 0, d.OUTPUT_COUNT: 0}
+    schedule = executable.schedule
+    if any(not segment.launches for segment in schedule.segments) or len(schedule.segments) > 1:
+        raise Unlike  # steps of the host
+    out.begin(d.GROUPS)
+    out.memory(executable)
+    out.begin(d.ENTRIES)
+    out.add(*schedule.outputs)
+    launches = [launch for segment in schedule.segments for launch in segment.launches]
+    specs = [*schedule.parameters, *schedule.results]
+    touched = schedule.arena + sum([dtype.size * prod(shape) for shape, dtype in specs])
+    alone = all([launch.useful <= 1 for launch in launches])
+    header = {
+        d.GROUP_COUNT: len(groups(schedule.results)), d.BUFFERS: len(schedule.results), d.OUTPUT_COUNT: len(schedule.outputs),
+        d.THREADS: int(alone), d.LONG: int(not alone or touched > QUIET_BYTES or len(launches) > QUIET_KERNELS),
+    }  # fmt: skip
+    if launches:
+        header |= {d.RUN: executable.launcher, d.PROGRAM: executable.program}
+    if executable.arena:
+        size = executable.arena
+        header |= {d.ARENA: out.object(pool.free.setdefault(size, [])), d.ARENA_SIZE: out.object(size)}
+    return header
+
+
+
+def described(
+    entry: Entry,
+    args: tuple,
+    kwargs: dict[str, Any],
+    numbers: Numbers,
+    inputs: Collection[int],
+    count: int,
+    state: tuple[Any, Any],
+    hits: ctypes.c_uint64,
+) -> tuple[Any, ...] | None:
+    """The plan of an entry for calls like one that it serves, whose `count` arrays include those of captured state;
+    the numbers listed in `inputs` are inputs.
+    """
+    made, extra = entry.made, list(entry.extra)
+    if isinstance(made, Runner):
+        made, extra = made.executable, [*extra, made.lengths]
+    if entry.program.outputs and not isinstance(made, Executable):
+        return None
+    feed = entry.feeder(numbers, inputs) if inputs else None
+    call = Call(args, kwargs, [i in inputs for i in range(len(numbers))], feed, count, made, extra, entry.places,
+                entry.result, *state, hits)  # fmt: skip
+    return plan_of(call)
