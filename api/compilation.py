@@ -37,7 +37,7 @@ from mlxir.runtime.trees import leaves, tree_map, update
 
 from .captured import Placeholders, Snapshot, written
 from .entries import Assumed, Entry, Traced, replay
-from .native import library, missed
+from .native import missed, native_functions
 from .ndarray import array, wrap_new
 from .signatures import (
     KEYWORD,
@@ -224,7 +224,7 @@ class _Cache:
         self, entry: Entry, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]
     ) -> tuple[Any, ...] | None:
         """The plan for calls like this one, which the entry serves; None where native code does not."""
-        functions = library()
+        functions = native_functions()
         if functions is None:
             return None
         from .native.plans import described  # lazy: it loads llvmlite
@@ -397,7 +397,10 @@ def compile(  # noqa: A001 (MLX's name)
     @functools.wraps(fun, updated=())
     def in_turn(*args: Any, **kwargs: Any) -> Any:
         with cache.lock:  # one call at a time: each reads the captured state and writes it
-            return compiled(*args, **kwargs)
+            serve = cache.serve
+            if serve is not None and (result := serve(args, kwargs)) is not missed:
+                return result
+            return cache.call(args, kwargs)
 
     public: Any = compiled if inputs is None and outputs is None else in_turn
     public.cache_info = cache.info

@@ -221,9 +221,12 @@ class custom_function:  # noqa: N801 (MLX's name)
         maps = {t for traces in behind for t in traces if t.kind == "vmap"}
         pushed = tuple(i for i, traces in enumerate(linked) if any(t.kind == "jvp" for t in traces))
         # What is exported may be differentiated where it is imported.
-        if "vjp" in self._rules and any(t.kind in ("vjp", "export") for traces in linked for t in traces):
+        around = {t for traces in linked for t in traces if t.kind in ("vjp", "jvp", "export")}
+        # Each rule being traced serves one of them; so a rule may call its own function, which needs no rule any more.
+        differentiated = len(around) > sum(t.kind in ("custom vjp", "custom jvp") for t in running.traces)
+        if differentiated and "vjp" in self._rules and any(t.kind != "jvp" for t in around):
             vjp = _traced_vjp(self._rules["vjp"], arguments, traced)
-        if "jvp" in self._rules and pushed:
+        if differentiated and "jvp" in self._rules and pushed:
             jvp = _traced_jvp(self._rules["jvp"], arguments, traced, pushed)
         if "vmap" in self._rules and maps:
             vmap = _traced_vmap(self._rules["vmap"], arguments, traced, max(maps, key=lambda t: t.order), behind)

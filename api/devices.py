@@ -218,7 +218,13 @@ def stream(s: StreamOrDevice) -> StreamContext:
 
 
 def synchronize(stream: StreamOrDevice = None) -> None:
-    """Wait for all work that `async_eval` started. Raises the first error of it that was not raised here before."""
+    """Wait for all work: what `async_eval` started, and what runs on the GPU.
+
+    Raises the first error of it that was not raised here before.
+    """
     if stream is not None:
         _device(stream, "synchronize")
     worker.synchronize()
+    found = devices.gpu()
+    if found is not None:
+        found.synchronize()

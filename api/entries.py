@@ -45,12 +45,9 @@ class Feed(NamedTuple):
         except ArithmeticError:
             return False
 
-    def buffers(self, numbers: Numbers) -> list[Buffer]:
-        found = self.compute(*self.symbols(numbers))
-        return [trace.data(x) for trace, x in zip(self.traces, found, strict=True)]
-
     def values(self, numbers: Numbers) -> list[Value]:
-        return [constant(buffer) for buffer in self.buffers(numbers)]
+        found = self.compute(*self.symbols(numbers))
+        return [constant(trace.data(x)) for trace, x in zip(self.traces, found, strict=True)]
 
 
 PLANNED_FROM = 3  # hits after which an entry gets its plan: making one takes as long as some calls do
@@ -121,22 +118,26 @@ class Entry:
                 self.plan = describe(self)
         return self.plan
 
-    def feeder(self, numbers: Numbers, inputs: Collection[int]) -> Callable[[list], tuple[Buffer, ...] | None]:
-        """What makes the buffers of a call from the values of its numbers that are inputs, like `numbers` otherwise.
-
-        It returns None for values that this entry does not serve.
+    def feeder(self, inputs: Collection[int]) -> Callable[[list], tuple[Buffer, ...] | None]:
+        """What makes the buffers of a call from the values of its numbers that are inputs, the numbers listed in
+        `inputs`; None for values that this entry does not serve.
         """
-        feed, places = self.feed, sorted(inputs)
+        feed = self.feed
+        if feed is None:
+            return lambda given: ()
+        among = {number: i for i, number in enumerate(sorted(inputs))}
+        slots = [(symbol, among[number]) for symbol, number in feed.slots]
 
         def fed(given: list) -> tuple[Buffer, ...] | None:
-            if feed is None:
-                return ()
-            now = list(numbers)
-            for i, x in zip(places, given, strict=True):
-                now[i] = (now[i][0], x)
-            if not feed.accepts(now):
+            symbols = list(feed.bound)
+            for symbol, i in slots:
+                symbols[symbol] = given[i]
+            try:
+                if not feed.holds(*symbols):
+                    return None
+            except ArithmeticError:
                 return None
-            buffers = tuple(feed.buffers(now))
+            buffers = tuple([t.data(x) for t, x in zip(feed.traces, feed.compute(*symbols), strict=True)])
             return buffers if all([b.pointer for b in buffers]) else None
 
         return fed

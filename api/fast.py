@@ -7,7 +7,7 @@ import math
 from mlxir.compiler.graph import Value
 from mlxir.dialects.mx import attention
 from mlxir.dialects.mx import elementwise as prim
-from mlxir.runtime.dtypes import Dtype, bool_, float32, promote
+from mlxir.runtime.dtypes import Dtype, bool_, float32, promote, scalar_dtype
 
 from .custom_kernels import cuda_kernel, metal_kernel, precompiled_cuda_kernel
 from .devices import StreamOrDevice
@@ -87,6 +87,8 @@ def layer_norm(
     w = None if weight is None else check_array("layer_norm", weight)._value
     b = None if bias is None else check_array("layer_norm", bias)._value
     dtype = _check_norm("layer_norm", v, weight=w, bias=b)
+    if w is None:  # then the bias does not count, as in MLX
+        dtype = _check_norm("layer_norm", v)
     wide = cast(v, _work_dtype(dtype))
     out = binary(prim.subtract, wide, mean_value(wide, (len(wide.shape) - 1,), True))
     out = cast(_normalised(out, eps), dtype)
@@ -135,6 +137,9 @@ def rope(
         )
     if not x.dtype.is_float:
         raise failure(ValueError, f"[rope] Input must be a floating type but got {x.dtype.name}.")
+    kind = offset.dtype if isinstance(offset, array) else scalar_dtype(offset)
+    if not kind.is_integer:
+        raise failure(ValueError, f"[rope] offset must be an integer but got type {kind.name}.")
     if (base is None) == (freqs is None):
         raise failure(ValueError, "[rope] Only one of base or freqs can have a value.")
     half = dims // 2
@@ -223,6 +228,11 @@ def scaled_dot_product_attention(
         if extra.shape != (heads,):
             raise failure(
                 ValueError, f"[scaled_dot_product_attention] sinks must have shape ({heads}), got {text(extra.shape)}."
+            )
+        if promote(extra.dtype, dtype) is not dtype:
+            raise failure(
+                ValueError,
+                f"[scaled_dot_product_attention] Type of sinks must promote to output type {dtype.name}.",
             )
         extra = reshape(cast(extra, dtype), (1, heads))
     operands = (cast(queries, dtype), cast(keys, dtype), cast(weights, dtype), bias, extra)

@@ -33,31 +33,50 @@ def _check_norm(name: str, norm: str) -> None:
 
 
 def _plan(name: str, x: Value, s: Axes, axes: Axes) -> tuple[tuple[int, ...], list[int | None]]:
-    """The axes to transform and the number of points along each (None: as many as there are)."""
-    if not x.shape:
-        raise failure(AxisError, f"[{name}] Requires array with at least one dimension.")
+    """The axes to transform and the number of points asked for along each (None: as many as there are)."""
+    ndim = len(x.shape)
+    if axes is None and s is not None:
+        raise failure(ValueError, f"[{name}] `axes` should not be `None` if `s` is not `None`.")
+    if not ndim:
+        raise failure(AxisError, "[fftn] Requires array with at least one dimension.")
     if axes is None:
-        if s is not None:
-            raise failure(ValueError, f"[{name}] `axes` should not be `None` if `s` is not `None`.")
-        found = tuple(range(len(x.shape)))
-    else:
-        found = tuple(axis_of(name, a, len(x.shape)) for a in axes)
+        axes = range(ndim)
+    found = tuple(axis_of("fftn", a, ndim) for a in axes)
     if len(set(found)) != len(found):
-        raise failure(ValueError, f"[{name}] Duplicated axis received {tuple(axes or ())}.")
+        raise failure(ValueError, f"[fftn] Duplicated axis received {tuple(axes)}.")
     if s is not None and len(s) != len(found):
-        raise failure(ValueError, f"[{name}] Shape and axes have different sizes.")
+        raise failure(ValueError, "[fftn] Shape and axes have different sizes.")
     return found, [None] * len(found) if s is None else [int(n) for n in s]
 
 
-def _resized(name: str, x: Value, axis: int, n: int) -> Value:
+def _resized(x: Value, axis: int, n: int) -> Value:
     """`x` cut or padded with zeros to `n` points along an axis."""
-    if n <= 0:
-        raise failure(ValueError, f"[{name}] Invalid FFT output size requested ({n})")
     have = x.shape[axis]
     if n <= have:
         return slice_axis(x, axis, 0, n)
     widths = [(0, n - have if a == axis else 0) for a in range(len(x.shape))]
     return shape.pad(wrap(x), widths)._value
+
+
+def _prepared(
+    name: str, a: array, s: Axes, axes: Axes, norm: str, half: bool = False
+) -> tuple[Value, tuple[int, ...], list[int]]:
+    """The operand cut or padded, the axes to transform, and the points of the signal along each.
+
+    `half`: of the signal's n points along the last axis the operand holds the first n // 2 + 1 frequencies. Errors
+    carry the name of the general transform, as in MLX.
+    """
+    x = check_array(name, a)._value
+    _check_norm(name, norm)
+    found, asked = _plan(name, x, s, axes)
+    sizes = [x.shape[axis] if n is None else n for axis, n in zip(found, asked, strict=True)]
+    if half and found and asked[-1] is None:
+        sizes[-1] = 2 * (sizes[-1] - 1)
+    if any(n <= 0 for n in sizes):
+        raise failure(ValueError, f"[fftn] Invalid FFT output size requested ({','.join(map(str, sizes))})")
+    for axis, n in zip(found, sizes, strict=True):
+        x = _resized(x, axis, n // 2 + 1 if half and axis == found[-1] else n)
+    return x, found, sizes
 
 
 def _scaled(x: Value, points: int, norm: str, inverse: bool) -> array:
@@ -68,49 +87,31 @@ def _scaled(x: Value, points: int, norm: str, inverse: bool) -> array:
 
 
 def _complex(name: str, a: array, s: Axes, axes: Axes, norm: str, inverse: bool) -> array:
-    x = check_array(name, a)._value
-    _check_norm(name, norm)
-    found, sizes = _plan(name, x, s, axes)
+    x, found, sizes = _prepared(name, a, s, axes, norm)
     if not found:
         return a
-    for axis, n in zip(found, sizes, strict=True):
-        x = _resized(name, x, axis, x.shape[axis] if n is None else n)
-    points = math.prod(x.shape[axis] for axis in found)
-    return _scaled(emit(records.fft, cast(x, complex64), axes=found, inverse=inverse), points, norm, inverse)
+    out = emit(records.fft, cast(x, complex64), axes=found, inverse=inverse)
+    return _scaled(out, math.prod(sizes), norm, inverse)
 
 
 def _real(name: str, a: array, s: Axes, axes: Axes, norm: str) -> array:
-    x = check_array(name, a)._value
-    _check_norm(name, norm)
-    found, sizes = _plan(name, x, s, axes)
+    x, found, sizes = _prepared(name, a, s, axes, norm)
     if not found:
         return a
-    for axis, n in zip(found, sizes, strict=True):
-        x = _resized(name, x, axis, x.shape[axis] if n is None else n)
-    points = math.prod(x.shape[axis] for axis in found)
     out = emit(records.rfft, cast(x, float32), axis=found[-1])
     if found[:-1]:
         out = emit(records.fft, out, axes=found[:-1], inverse=False)
-    return _scaled(out, points, norm, False)
+    return _scaled(out, math.prod(sizes), norm, False)
 
 
 def _real_inverse(name: str, a: array, s: Axes, axes: Axes, norm: str) -> array:
-    x = check_array(name, a)._value
-    _check_norm(name, norm)
-    found, sizes = _plan(name, x, s, axes)
+    x, found, sizes = _prepared(name, a, s, axes, norm, half=True)
     if not found:
         return a
-    last = sizes[-1]
-    n = 2 * (x.shape[found[-1]] - 1) if last is None else last
-    if n <= 0:
-        raise failure(ValueError, f"[{name}] Invalid FFT output size requested ({n})")
-    for axis, size in zip(found[:-1], sizes[:-1], strict=True):
-        x = _resized(name, x, axis, x.shape[axis] if size is None else size)
-    x = cast(_resized(name, x, found[-1], n // 2 + 1), complex64)
-    points = n * math.prod(x.shape[axis] for axis in found[:-1])
+    x = cast(x, complex64)
     if found[:-1]:
         x = emit(records.fft, x, axes=found[:-1], inverse=True)
-    return _scaled(emit(records.irfft, x, axis=found[-1], n=n), points, norm, True)
+    return _scaled(emit(records.irfft, x, axis=found[-1], n=sizes[-1]), math.prod(sizes), norm, True)
 
 
 def _points(n: int | None) -> Axes:

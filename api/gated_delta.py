@@ -34,7 +34,7 @@ def gated_delta_update(
         S = gamma_t S;  S = S + beta_t (v_t - S k_t) k_t^T;  output_t = S q_t
 
     q, k: (B, T, Hk, Dk); v: (B, T, Hv, Dv), Hv a multiple of Hk; gamma, beta: (B, T, Hv). Steps where `mask` (B, T)
-    is False leave the state alone and give zeros. Returns [outputs (B, T, Hv, Dv) in the dtype of v, final state in
+    is False leave the state alone and give zeros. Returns [outputs (B, T, Hv, Dv) in the dtype of q, final state in
     float32]. Raises ValueError for shapes that do not fit.
     """
     for x in (q, k, v, gamma, beta):
@@ -55,7 +55,7 @@ def gated_delta_update(
     out = swapaxes(concatenate(outputs, 2), 1, 2)
     if mask is not None:
         out = where(expand_dims(mask.astype(bool_), (2, 3)), out, 0.0)
-    return [out.astype(v.dtype), state]
+    return [out.astype(q.dtype), state]
 
 
 def _groups(q: array, k: array, v: array, gamma: array, beta: array) -> int:

@@ -229,10 +229,11 @@ def _gradient_call(
             outputs = [loss._value, *[x._value for x in traced.values()]]
             program, captured = close(tracers, outputs, since, name)
             check_differentiable(program, range(count), (0,), "vjp")
-            avals = [*program.avals, *[p.aval for p in primals]]
-            one = values.full(1, (), loss.dtype)
-            attrs = {"callee": program, "wrt": tuple(range(count)), "seeded": (0,)}
-            found = apply_transform(_VJP, [*primals, *captured, one], attrs, avals)
+        # Outside of the trace, so that this thread's tape knows of it.
+        avals = [*program.avals, *[p.aval for p in primals]]
+        one = values.full(1, (), loss.dtype)
+        attrs = {"callee": program, "wrt": tuple(range(count)), "seeded": (0,)}
+        found = apply_transform(_VJP, [*primals, *captured, one], attrs, avals)
         gradients = found[len(outputs) :]
         positional = [selected[i].gradients(trees[0][i], number, gradients) for i in indices]
         keyword = {k: selected[k].gradients(trees[1][k], number, gradients) for k in kwargs if k in names}

@@ -212,7 +212,7 @@ def from_dlpack(x: Any, copy: bool | None) -> Value:
     data = dlpack.imported(x)
     if copy is False and (data.dtype in _NARROWED or not (data.flags.c_contiguous and data.flags.aligned)):
         raise _error(
-            ValueError, "[from_dlpack] Cannot import an array that is not row-contiguous or is float64 without a copy."
+            ValueError, "[convert] Cannot import an array that is not row-contiguous or is float64 without a copy."
         )
     return constant(converted(data, None, bool(copy)))
 

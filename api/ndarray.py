@@ -10,12 +10,12 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlxir.compiler.evaluate import evaluate
-from mlxir.compiler.graph import Node, Value, first_uid, record, running, taped, with_place
+from mlxir.compiler.graph import Node, Tape, Value, first_uid, record, running, taped, with_place
 from mlxir.dialects.mx import RECORDS, Aval, Primitive
 from mlxir.runtime import dtypes
 from mlxir.runtime.buffers import Buffer
@@ -62,11 +62,14 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
         known = _constants[kind][dtype]
         if len(known) >= MOST_CONSTANTS:
             known.clear()
+            constant_entries.clear()
         known[x] = value
+        constant_entries[value.node] = Tape.entry(value.node)
     return value
 
 
 MOST_CONSTANTS = 1024
+constant_entries: dict[Any, tuple] = {}  # what stands for their nodes in the keys of tapes
 _beside_floats: dict[Dtype, dict[Any, Value]] = {d: {} for d in _FLOATS}
 _constants: dict[type, dict[Dtype, dict[Any, Value]]] = {float: _beside_floats, int: {**_beside_floats, int32: {}}}
 """Values of Python numbers, by their type, the dtype that they take beside an array, and the number. Only this thread's
@@ -77,6 +80,18 @@ tape sees them (a trace would take them for values from outside)."""
 def _constant_node(x: Any, dtype: Dtype) -> Node:
     attrs = {"value": x, "shape": (), "dtype": dtype}
     return Node(_FULL, attrs, (), (_new_tuple(Aval, ((), dtype)),), None)
+
+
+class Native(NamedTuple):
+    """What native code needs to know of an operator, of which it does the common case (`native/eager.py`).
+
+    `others` are the dtypes that it leaves to Python; `result` is the dtype of the result, None for the operands'.
+    """
+
+    primitive: Primitive
+    result: Dtype | None
+    reflected: bool
+    others: dict[Dtype, Any]
 
 
 def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool = False, instead: Any = ()) -> Any:
@@ -119,6 +134,7 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
             out._value = taped(tape, node, shape, dtype)
         return out
 
+    operator.native = Native(primitive, result, reflected, replaced)  # type: ignore[attr-defined]
     return operator
 
 
@@ -126,11 +142,12 @@ def _in_place(operator: Callable[[array, Any], array], float_only: bool = False)
     """`a += b` rebinds the value that `a` refers to: every reference to this array sees it."""
 
     def update(self: array, other: Any) -> array:
-        if float_only and self._value.dtype not in _INEXACT:
+        if float_only and self._value.dtype not in _INEXACT and other is not None:
             raise _error(ValueError, "[divide] In-place division is not possible for integer arrays.")
         self._value = operator(self, other)._value
         return self
 
+    update.in_place = operator, float_only  # type: ignore[attr-defined]
     return update
 
 
@@ -148,6 +165,7 @@ def _comparison(name: str, word: str, unlike: bool | None = None) -> Any:
             return unlike
         return compare(self, other)
 
+    equality.native = compare.native  # type: ignore[attr-defined]
     return equality
 
 
@@ -155,14 +173,18 @@ def _bits(name: str, word: str, shift: bool = False) -> Any:
     apply = _binary(name, word, instead=[(bool_, uint8)] if shift else ())
 
     def operator(self: array, other: Any) -> array:
-        if (
+        if other is not None and (
             self._value.dtype in _INEXACT
             or isinstance(other, (float, complex))
             or getattr(other, "dtype", None) in _INEXACT
         ):
             raise _error(ValueError, f"[{name}] Floating point types not allowed with {word}.")
+        if type(other) is array and promote(self._value.dtype, other._value.dtype) in _INEXACT:  # int64 and uint64
+            types = f"{self._value.dtype.name} and {other._value.dtype.name}"
+            raise _error(RuntimeError, f"[{name}] Only allowed on integer or boolean types but got types {types}.")
         return apply(self, other)
 
+    operator.native = apply.native._replace(others=dict.fromkeys(_INEXACT) | apply.native.others)  # type: ignore
     return operator
 
 

@@ -24,7 +24,11 @@ from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, flo
 from . import values
 from .linalg import svd
 from .ndarray import array, as_value, wrap
+from .ops import reduce
+from .ops.common import check_array
 from .ops.contract import matmul_value
+from .ops.elementwise import exp, logical_not, minimum, where
+from .ops.sorting import searchsorted
 
 __all__ = [
     "bernoulli", "categorical", "gumbel", "key", "laplace", "multivariate_normal", "normal", "permutation", "randint",
@@ -136,12 +140,15 @@ def key(seed: int) -> array:
 
 def split(key: array, num: int = 2, stream: Any = None) -> array:
     """`num` independent keys made from one, shape (num, 2)."""
-    return wrap(values.emit(_BITS, _next_key(key), shape=(num, 2), width=4))
+    return wrap(values.emit(_BITS, _next_key(key), shape=_shape((num, 2)), width=4))
 
 
 # -- building blocks -------------------------------------------------------------------------------------------------
-def _shape(shape: int | Sequence[int]) -> Shape:
-    return (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+def _shape(shape: Sequence[int]) -> Shape:
+    sizes = tuple(int(n) for n in shape)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"[bits] Negative dimensions not allowed, got shape {sizes}.")
+    return sizes
 
 
 def _float(tag: str, dtype: Dtype | None, complex_too: bool = False) -> Dtype:
@@ -304,7 +311,7 @@ def truncated_normal(
     stream: Any = None,
 ) -> array:
     """Gaussian samples limited to (lower, upper); `shape` defaults to that of the bounds, which broadcast."""
-    dtype = _float("truncated_normal", dtype)
+    dtype = _float("trunc_normal", dtype)
     low, high = values.cast(as_value(lower), dtype), values.cast(as_value(upper), dtype)
     shape = values.broadcast_shape("broadcast_shapes", low.shape, high.shape) if shape is None else _shape(shape)
     root = _number(math.sqrt(2), dtype)
@@ -317,7 +324,7 @@ def gumbel(
     shape: Sequence[int] = (), dtype: Dtype | None = float32, key: array | None = None, stream: Any = None
 ) -> array:
     """Samples of the standard Gumbel distribution."""
-    return wrap(_gumbel(_shape(shape), _float("gumbel", dtype), _next_key(key)))
+    return wrap(_gumbel(_shape(shape), _float("uniform", dtype), _next_key(key)))
 
 
 def _gumbel(shape: Shape, dtype: Dtype, key: Value) -> Value:
@@ -352,9 +359,10 @@ def categorical(
     """Indices (uint32) drawn from the distributions given by unnormalised log-probabilities along `axis`.
 
     The result has the shape of `logits` without `axis`, or `shape`, to which that must broadcast, or `num_samples`
-    behind it. Raises ValueError if both are given.
+    behind it. Raises ValueError if both are given. As in MLX, draws from a single distribution whose result has an
+    axis invert its cumulative sum; all others find the largest sum of logit and Gumbel noise.
     """
-    scores = as_value(logits)
+    scores = check_array("categorical", logits)._value
     axis = values.axis_of("categorical", axis, len(scores.shape))
     if shape is not None and num_samples is not None:
         raise ValueError("[categorical] At most one of shape or num_samples can be specified.")
@@ -368,19 +376,36 @@ def categorical(
             raise ValueError(
                 f"[categorical] Requested shape {wanted} is not broadcast compatible with reduced logits shape {rest}."
             )
+    if wanted and scores.shape[axis] and all(n == 1 for n in rest):
+        return _inverted(values.reshape(scores, (scores.shape[axis],)), wanted, _next_key(key))
     at = axis + len(wanted) - len(scores.shape) + 1
     noise = _gumbel((*wanted[:at], scores.shape[axis], *wanted[at:]), float32, _next_key(key))
     noise, scores = values.promoted(noise, scores)
     return wrap(values.emit(_ARGMAX, values.binary(_ADD, noise, scores), axis=at))
 
 
+def _inverted(logits: Value, shape: Shape, key: Value) -> array:
+    """Draws from one distribution: how many partial sums of the probabilities a uniform share of their sum reaches."""
+    x = wrap(values.cast(logits, float32))
+    top, last = reduce.max(x), logits.shape[0] - 1
+    sums = reduce.cumsum(where(x == top, 1.0, exp(x - top)))  # also where the largest is infinite
+    share = wrap(_unit(shape, float32, key)) * sums[-1]
+    if values.size_of(shape) == 1:  # one pass, where a search has a step for each bit of the index
+        reached = values.reshape(reduce.sum(logical_not(sums > share.reshape(1)))._value, shape)
+    else:
+        reached = searchsorted(sums, share, side="right")._value
+    return wrap(values.cast(minimum(wrap(reached), last)._value, uint32))
+
+
 def permutation(x: int | array, axis: int = 0, key: array | None = None, stream: Any = None) -> array:
     """A random permutation of `range(x)`, or the entries of `x` along `axis` in random order."""
     if isinstance(x, int):
-        return wrap(_permutation(x, _next_key(key)))
-    given = as_value(x)
+        return wrap(_permutation(*_shape((x,)), _next_key(key)))
+    given = check_array("permutation", x)._value
     axis = values.axis_of("permutation", axis, len(given.shape))
     order = _permutation(given.shape[axis], _next_key(key))
+    if 0 in given.shape:
+        return wrap(given)
     sizes = (*given.shape[:axis], 1, *given.shape[axis + 1 :])
     taken = values.emit(_GATHER, given, order, axes=(axis,), slice_sizes=sizes)
     taken = values.reshape(taken, (order.shape[0], *_without(given.shape, axis)))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mlxir.compiler.activity import check_differentiable
-from mlxir.compiler.evaluate import ValueTracing, evaluate, start
+from mlxir.compiler.evaluate import ValueTracing, evaluate, native, start
 from mlxir.compiler.graph import (
     Trace,
     Value,
@@ -31,7 +31,7 @@ from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.errors import AxisError, Where, at, user_frame
 from mlxir.runtime.trees import broadcast_prefix, container_kind, flatten, leaves, strict_leaves, tree_map, unflatten
 
-from . import native, values
+from . import values
 from .linearized import linearized
 from .ndarray import array, wrap
 from .random import RandomState
@@ -55,7 +55,8 @@ def eval(*args: Any) -> None:  # noqa: A001 (MLX's name)
 
     Raises ValueError for a value that depends on the arguments of a running vmap or compile.
     """
-    if not native.settled(*args):
+    evaluated = native.evaluated
+    if evaluated is None or not evaluated(*args):
         evaluate(_values_in(args))
 
 

@@ -176,6 +176,8 @@ def size_of(shape: Shape) -> int:
 
 def axis_of(name: str, axis: int, ndim: int) -> int:
     """`axis` counted from the front. Raises AxisError (a ValueError and an IndexError) where it is out of range."""
+    if not hasattr(axis, "__index__"):
+        raise with_place(TypeError(f"[{name}] An axis is an int, got {axis!r}."), user_frame(2))
     if not -ndim <= axis < ndim:
         error = AxisError(f"[{name}] Invalid axis {axis} for array with {ndim} dimensions.")
         raise with_place(error, user_frame(2))

@@ -99,6 +99,8 @@ def family(program: Program, names: list[str], texts: list[str], known: Any) -> 
 def evaluate(values: Iterable[Value]) -> None:
     """Give every value its data. Raises for placeholders, active or leaked, and what `start` left behind."""
     asked = list(values)
+    if native.evaluated is not None and native.evaluated(asked):
+        return
     tape = running.tape
     if tape is not None and _replayed(tape, asked):
         return
@@ -160,7 +162,7 @@ def _evaluate(wanted: list[Value]) -> None:
 
 
 # -- graphs that were compiled before, found by what this thread recorded ----------------------------------------------
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """How an evaluation that was seen before is repeated: no graph is cut and no program is made.
 
     `walk` and `leaves` are (node, input) pairs; the nodes are those of the wanted values, then those that `walk` leads
@@ -170,6 +172,19 @@ class _Plan(NamedTuple):
     run: Callable[[list[Buffer]], list[Buffer]]
     walk: list[tuple[int, int]]
     leaves: list[tuple[int, int]]
+    words: tuple[Any, ...] | None = None  # the same for native code
+
+
+class _Native:
+    """What native code does of this (api/native), if it serves: `evaluated(*trees)` evaluates by plans and says whether
+    it did, `words(plan)` makes a plan's words.
+    """
+
+    evaluated: Callable[..., bool] | None = None
+    words: Callable[[Plan], tuple[Any, ...] | None] | None = None
+
+
+native = _Native()
 
 
 def _key(tape: Tape, wanted: list[Value]) -> tuple | None:
@@ -205,14 +220,15 @@ def _remember(tape: Tape, wanted: list[Value], parameters: list[Value], run: Cal
     if len(found) == len(sought):
         while walk and len(wanted) + len(walk) - 1 > max((number for number, _ in found.values()), default=-1):
             walk.pop()  # leads to no leaf
-        _plans.keep(key, _Plan(run, walk, [found[id(v)] for v in parameters]))
+        plan = Plan(run, walk, [found[id(v)] for v in parameters])
+        _plans.keep(key, plan if native.words is None else plan._replace(words=native.words(plan)))
 
 
 def _replayed(tape: Tape, asked: list[Value]) -> bool:
     """Evaluate by a plan; False where there is none."""
     wanted = [v for v in asked if v.buffer is None]
     key = _key(tape, wanted) if wanted and knobs.tier != "reference" else None
-    plan: _Plan | None = _plans.get(key) if key is not None else None
+    plan: Plan | None = _plans.get(key) if key is not None else None
     if plan is None:
         return False
     nodes: Any = [v.node for v in wanted]

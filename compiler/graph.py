@@ -11,6 +11,7 @@ and becomes extra operands of the transform that names the program: closures nee
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ from mlxir.dialects.mx import Aval, Primitive
 from mlxir.dialects.mx.record import OpBuilder, Operators, Shape
 from mlxir.dialects.symbolic import SymFloat, SymInt
 from mlxir.runtime.buffers import Buffer
-from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.dtypes import Dtype, float32, float64
 from mlxir.runtime.errors import Where, at, user_frame
 
 _uids = itertools.count()
@@ -89,6 +90,9 @@ class Trace:
         running.traces = running.traces[:-1]
 
 
+_SCALARS: dict[Dtype, Any] = {float32: ctypes.c_float, float64: ctypes.c_double}
+
+
 class NumberTrace(Trace):
     """Makes a value the input for a symbolic number of a trace. It has data after all: that of the number's hint."""
 
@@ -100,6 +104,9 @@ class NumberTrace(Trace):
 
     def data(self, number: int | float) -> Buffer:
         """A number as data of the dtype: as a constant of that number would be."""
+        if self.dtype in _SCALARS:
+            scalar = _SCALARS[self.dtype](number)
+            return Buffer(ctypes.addressof(scalar), (), self.dtype, scalar)
         kind: Any = {"b": bool, "f": float, "c": complex}.get(self.dtype.kind, int)
         return Buffer.from_numpy(np.array(kind(number), self.dtype.numpy))
 
@@ -145,8 +152,13 @@ class Tape:
         elif node.inputs:
             self.open = True
         else:
-            self.key.append((node.primitive, tuple([attr_key(a) for a in node.attrs.values()])))
+            self.key.append(Tape.entry(node))
         return place
+
+    @staticmethod
+    def entry(node: Node) -> tuple:
+        """What stands for a constant in a key."""
+        return node.primitive, tuple([attr_key(a) for a in node.attrs.values()])
 
 
 class _Running(threading.local):

@@ -40,6 +40,7 @@ from mlxir.compiler.lower.streaming import fits
 from mlxir.compiler.passes import attention
 from mlxir.compiler.passes.fuse import Fused, fuse
 from mlxir.compiler.passes.fuse import Launch as FusedLaunch
+from mlxir.compiler.passes.moments import one_pass_moments
 from mlxir.compiler.passes.recognise_attention import recognise_attention
 from mlxir.compiler.passes.simplify import remove_dead, simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
@@ -63,8 +64,10 @@ BLOCKED: dict[str, Lowering] = {
 }  # fmt: skip
 SUBGROUPS: dict[str, Lowering] = {
     "matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups, "attention": lower_attention_queries,
+    "loops": functools.partial(lower_fused, costly=2),
 }  # fmt: skip
-"""Contractions by blocks for a CPU, and by tiles of SIMD-groups for Metal.
+"""Contractions by blocks for a CPU, and by tiles of SIMD-groups for Metal, whose registers keep what a CPU would compute
+again from its L1.
 
 A composite with a kernel that is not here is taken apart.
 """
@@ -104,6 +107,7 @@ def fused(program: Program, observe: Observer, contractions: dict[str, Lowering]
     attention.decompose(module, lambda op: op.record.name in contractions and takes(op))
     simplify(module)
     attention.swap(module)
+    one_pass_moments(module)
     split_reductions(module)
     module.verify()
     observe("transformed", module.text)

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from .buffers import Buffer
 from .dtypes import Dtype
@@ -49,18 +49,25 @@ class Job:
         return self._error
 
 
+class Source(Protocol):
+    """Where late buffers come from: a job, or a run of a GPU."""
+
+    def wait(self) -> list[Buffer]:
+        """The buffers with their data. Raises what the work raised."""
+
+
 class LateBuffer(Buffer):
-    """A buffer that a job will fill: its shape and dtype are known, whatever else is read waits for the job."""
+    """Buffer `number` of those that `source` will give: shape and dtype are known, whatever else is read waits."""
 
-    __slots__ = ("_job", "_number")
+    __slots__ = ("number", "source")
 
-    def __init__(self, job: Job, number: int, shape: tuple[int, ...], dtype: Dtype):
+    def __init__(self, source: Source, number: int, shape: tuple[int, ...], dtype: Dtype):
         # The other slots stay empty, so that reading one gets to __getattr__.
-        self._job, self._number, self.shape, self.dtype = job, number, shape, dtype
+        self.source, self.number, self.shape, self.dtype = source, number, shape, dtype
 
     def ready(self) -> Buffer:
-        """The buffer with the data, after the job is done. Raises what the job raised."""
-        return self._job.wait()[self._number]
+        """The buffer with the data, once they are there. Raises what the work raised."""
+        return self.source.wait()[self.number]
 
     def numpy(self) -> Any:
         return self.ready().numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlxir.compiler import evaluate
 from mlxir.runtime.knobs import knobs
 
 if TYPE_CHECKING:
@@ -29,12 +30,7 @@ missed = _Missed()
 _unsupported = False
 
 
-def settled(*trees: Any) -> bool:
-    """Whether nothing in these trees is left to evaluate. Replaced by native code, which looks; this one only asks."""
-    return False
-
-
-def library() -> Library | None:
+def native_functions() -> Library | None:
     """The native functions, linked at the first call; None where they cannot serve or are switched off."""
     global _unsupported
     if _unsupported or not knobs.native:
@@ -45,3 +41,15 @@ def library() -> Library | None:
         _unsupported = True
         return None
     return linked()
+
+
+def _words(plan: evaluate.Plan) -> tuple[Any, ...] | None:
+    """A plan of an evaluation for native code."""
+    if native_functions() is None:
+        return None
+    from .plans import evaluation  # lazy: it loads llvmlite
+
+    return evaluation(plan)
+
+
+evaluate.native.words = _words

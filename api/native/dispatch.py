@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from .layout import (
     ARRAY_VALUE,
+    ARRAY_WEAK,
     BUFFER_ADDRESS,
     BUFFER_DTYPE,
     BUFFER_OWNER,
@@ -69,8 +70,8 @@ ARRAYS = 8  # arrays of a call
 FEED = 9  # what makes buffers of the numbers that are inputs, or 0
 EXTRA = 10  # where the stream of captured parameters begins
 EXTRAS = 11  # their number
-GROUPS = 12  # where the stream of blocks for results begins
-GROUP_COUNT = 13
+BLOCKS = 12  # where the blocks for results are listed: (free list, size class) each
+BLOCK_COUNT = 13
 BUFFERS = 14  # results of the program's kernels
 ENTRIES = 15  # where, for each output of the program, its entry in the table is
 OUTPUT_COUNT = 16
@@ -81,10 +82,16 @@ ARENA = 20  # the list of free arenas, or 0
 ARENA_SIZE = 21  # its size class, an int object
 LONG = 22  # whether others should run meanwhile
 HITS = 23  # the address of a counter
-HEADER = 24
+WALK = 24  # of an evaluation: where the pairs (node, input) lie that lead to further nodes
+WALKED = 25  # their number
+LEAVES = 26  # and where those that lead to the arguments do
+MEMBERS = 27  # where results of kernels are listed: (block, offset, shape, dtype) each
+HOLDS = 28  # whether values of the call are among its results
+HEADER = 29
 
-# Words of a frame: two counters, single references, then, by the plan: a value and the owner of its memory for each
-# array, the buffers and the values of results. The table of addresses is behind what is owned.
+# Words of a frame: two counters, single references, then, by the plan: for each array the owner of its memory and, if
+# the plan says so, its value; the owners of the blocks for results; the values of results. The table of addresses is
+# behind what is owned.
 CURSOR = 0
 COUNT = 1
 OWNED_FIRST = 2
@@ -291,12 +298,19 @@ def match_value(plan, frame, at, value):
         return 0
     if value[VALUE_SHAPE] != at[1] and not exactly(at[1], value[VALUE_SHAPE]):
         return 0
+    return hold(plan, frame, value)
+
+
+def hold(plan, frame, value):
+    """Put a value that has data into the frame, its address into the table. 0 if that is not known yet."""
+    buffer = value[VALUE_BUFFER]
     address, owner = unsigned(buffer[BUFFER_ADDRESS]), buffer[BUFFER_OWNER]
     if not address or not owner:
         return 0
     count, arrays = frame[COUNT], plan[ARRAYS]
-    values = frame + 8 * (LISTS + count)
-    values[0], values[arrays] = new_reference(value), new_reference(owner)
+    frame[LISTS + arrays + count] = new_reference(owner)
+    if plan[HOLDS]:
+        frame[LISTS + count] = new_reference(value)
     frame[plan[OWNED] + count] = address
     frame[COUNT] = count + 1
     return 1
@@ -317,26 +331,21 @@ def match_call(plan, frame, arguments):
 
 # -- running -----------------------------------------------------------------------------------------------------------
 def take_memory(plan, frame):
-    """Buffers for the results, whose addresses go to the table behind those of the parameters."""
-    buffers = frame + 8 * (LISTS + 2 * plan[ARRAYS])
-    table = frame + 8 * (plan[OWNED] + plan[ARRAYS] + plan[EXTRAS])
-    at = plan + 8 * plan[GROUPS]
-    for _ in range(plan[GROUP_COUNT]):
-        holder = new_holder(at[0], at[1])
-        if not holder:
+    """Blocks for the results, whose addresses go to the table behind those of the parameters."""
+    holders = frame + 8 * (LISTS + 2 * plan[ARRAYS])
+    for i in range(plan[BLOCK_COUNT]):
+        block = plan + 8 * (plan[BLOCKS] + 2 * i)
+        holders[i] = new_holder(block[0], block[1])
+        if not holders[i]:
             return 0
-        start = unsigned(py.PyTuple_GetItem(holder[HOLDER_BLOCK], 0))
-        count = at[2]
-        at += 24
-        for _member in range(count):
-            place = at[0]
-            buffers[place] = new_buffer(start + at[1], at[2], at[3], holder)
-            if not buffers[place]:
-                py.Py_DecRef(holder)
-                return 0
-            table[place] = start + at[1]
-            at += 32
-        py.Py_DecRef(holder)
+    table = frame + 8 * (plan[OWNED] + plan[ARRAYS] + plan[EXTRAS])
+    member, known, start = plan + 8 * plan[MEMBERS], -1, 0
+    for i in range(plan[BUFFERS]):
+        if member[0] != known:
+            known = member[0]
+            start = unsigned(py.PyTuple_GetItem(holders[known][HOLDER_BLOCK], 0))
+        table[i] = start + member[1]
+        member += 32
     return 1
 
 
@@ -392,34 +401,44 @@ def launch(plan, frame):
     return 1
 
 
-def make_values(plan, frame):
-    """A value for each output of the program: of a new buffer, or of that of an argument or of a captured array."""
-    parameters = plan[ARRAYS] + plan[EXTRAS]
-    buffers = frame + 8 * (LISTS + 2 * plan[ARRAYS])
-    values = buffers + 8 * plan[BUFFERS]
-    for j in range(plan[OUTPUT_COUNT]):
-        entry = plan[plan[ENTRIES] + j]
-        if entry >= parameters:
-            buffer = buffers[entry - parameters]
-        elif entry >= plan[ARRAYS]:
-            extra = plan + 8 * (plan[EXTRA] + 2 * (entry - plan[ARRAYS]))
-            buffer = extra[0] if extra[1] < 0 else py.PyTuple_GetItem(frame[FED], extra[1])
-        else:
-            buffer = frame[LISTS + entry][VALUE_BUFFER]
-        values[j] = new_value(buffer, frame[UID])
-        if not values[j]:
-            return 0
-    return 1
-
-
 # -- results -----------------------------------------------------------------------------------------------------------
+def result_buffer(plan, frame, r):
+    """A buffer for result r of the kernels."""
+    member = plan + 8 * (plan[MEMBERS] + 4 * r)
+    holder = frame[LISTS + 2 * plan[ARRAYS] + member[0]]
+    return new_buffer(frame[plan[OWNED] + plan[ARRAYS] + plan[EXTRAS] + r], member[2], member[3], holder)
+
+
+def output_buffer(plan, frame, j):
+    """The buffer of output j of the program (a new reference): a new one, or that of an argument or a captured array."""
+    entry, arrays = plan[plan[ENTRIES] + j], plan[ARRAYS]
+    if entry >= arrays + plan[EXTRAS]:
+        return result_buffer(plan, frame, entry - arrays - plan[EXTRAS])
+    if entry < arrays:
+        return new_reference(frame[LISTS + entry][VALUE_BUFFER])
+    extra = plan + 8 * (plan[EXTRA] + 2 * (entry - arrays))
+    return new_reference(extra[0] if extra[1] < 0 else py.PyTuple_GetItem(frame[FED], extra[1]))
+
+
 def found_value(plan, frame, at):
-    """The value that a NEW, GIVEN or OUTSIDE node names."""
-    if at[0] == NEW:
-        return frame[LISTS + 2 * plan[ARRAYS] + plan[BUFFERS] + at[1]]
+    """The value that a NEW, GIVEN or OUTSIDE node names (borrowed)."""
     if at[0] == GIVEN:
         return frame[LISTS + at[1]]
-    return at[1]
+    if at[0] == OUTSIDE:
+        return at[1]
+    made = frame + 8 * (LISTS + 2 * plan[ARRAYS] + plan[BLOCK_COUNT] + at[1])
+    if not made[0]:
+        buffer = output_buffer(plan, frame, at[1])
+        if not buffer:
+            return 0
+        made[0] = new_value(buffer, frame[UID])
+        py.Py_DecRef(buffer)
+    return made[0]
+
+
+def found_array(plan, frame, at):
+    value = found_value(plan, frame, at)
+    return wrap(value) if value else 0
 
 
 def build(plan, frame):
@@ -441,7 +460,7 @@ def build(plan, frame):
             return made
         return items
     frame[CURSOR] += 2
-    return wrap(found_value(plan, frame, at))
+    return found_array(plan, frame, at)
 
 
 def build_dict(plan, frame, model, n):
@@ -480,7 +499,8 @@ def write(plan, frame, x):
     kind = at[0]
     if kind == RANDOM:
         frame[CURSOR] += 3
-        return py.PyObject_SetAttr(x, env.word_value, found_value(plan, frame, at + 8)) == 0
+        value = found_value(plan, frame, at + 8)
+        return value and py.PyObject_SetAttr(x, env.word_value, value) == 0
     if x[TYPE] != at[1]:
         py.PyErr_SetObject(env.value_error, env.changed)
         return 0
@@ -500,20 +520,68 @@ def write_child(plan, frame, x, kind, key, i):
     if at[0] == IGNORED:
         frame[CURSOR] += 2
         return 1
+    item = child(x, kind, key, i)
     if at[0] == NEW or at[0] == GIVEN or at[0] == OUTSIDE:
         frame[CURSOR] += 2
-        new = wrap(found_value(plan, frame, at))
+        if at[0] == NEW and item and renew(plan, frame, item, at[1]):
+            return 1
+        new = found_array(plan, frame, at)
         if not new:
             return 0
         failed = py.PyObject_SetItem(x, key, new) if kind == DICT else py.PySequence_SetItem(x, i, new)
         py.Py_DecRef(new)
         return failed == 0
-    item = py.PyObject_GetItem(x, key) if kind == DICT else py.PySequence_GetItem(x, i)
     if not item:
+        py.PyErr_SetObject(env.value_error, env.changed)
         return 0
+    new_reference(item)
     done = write(plan, frame, item)
     py.Py_DecRef(item)
     return done
+
+
+def child(x, kind, key, i):
+    """What a container holds (borrowed), or 0."""
+    if kind == DICT:
+        return py.PyDict_GetItem(x, key)
+    if i >= (py.PyList_Size(x) if kind == LIST else py.PyTuple_Size(x)):
+        return 0
+    return py.PyList_GetItem(x, i) if kind == LIST else py.PyTuple_GetItem(x, i)
+
+
+def renew(plan, frame, x, j):
+    """Let the array `x` itself be output j of the program, where nobody could tell it from a new array: nothing refers
+    to it but its container, and to its value and its buffer nothing but it. Three allocations less for each array.
+    """
+    entry = plan[plan[ENTRIES] + j] - plan[ARRAYS] - plan[EXTRAS]
+    if x[TYPE] != env.array or x[0] != 1 or x[ARRAY_WEAK] or plan[HOLDS] or entry < 0:
+        return 0
+    value = x[ARRAY_VALUE]
+    if not value or value[0] != 1 or value[VALUE_NODE] != env.none or value[VALUE_ALIAS] != env.none:
+        return 0
+    buffer, member = value[VALUE_BUFFER], plan + 8 * (plan[MEMBERS] + 4 * entry)
+    if value[VALUE_TRACE] != env.none or not buffer or buffer[TYPE] != env.buffer or buffer[0] != 1:
+        return 0
+    if value[VALUE_DTYPE] != member[3] or not exactly(member[2], value[VALUE_SHAPE]):
+        return 0
+    address = py.PyLong_FromUnsignedLongLong(frame[plan[OWNED] + plan[ARRAYS] + plan[EXTRAS] + entry])
+    if not address:
+        py.PyErr_Clear()
+        return 0
+    replace(buffer + 8 * BUFFER_OWNER, new_reference(frame[LISTS + 2 * plan[ARRAYS] + member[0]]))
+    replace(buffer + 8 * BUFFER_ADDRESS, address)
+    replace(buffer + 8 * BUFFER_VIEW, new_reference(env.none))
+    replace(value + 8 * VALUE_UID, new_reference(frame[UID]))
+    replace(value + 8 * VALUE_MARK, new_reference(env.none))
+    return 1
+
+
+def replace(slot, new):
+    """Store a reference, which is taken over."""
+    old = slot[0]
+    slot[0] = new
+    if old:
+        py.Py_DecRef(old)
 
 
 # -- a call ------------------------------------------------------------------------------------------------------------
@@ -527,10 +595,22 @@ def attempt(plan, arguments):
     out = env.missed
     if match_call(plan, frame, arguments):
         out = run(plan, frame)
+    empty(plan, frame)
+    return out
+
+
+def empty(plan, frame):
+    """Let go of what the frame owns."""
     for i in range(plan[OWNED] - OWNED_FIRST):
         if frame[OWNED_FIRST + i]:
             py.Py_DecRef(frame[OWNED_FIRST + i])
-    return out
+
+
+def compute(plan, frame):
+    """Run the program on the arrays in the frame: its results lie in the frame's buffers."""
+    if not (feed(plan, frame) and take_memory(plan, frame)):
+        return 0
+    return launch(plan, frame) if plan[RUN] else 1
 
 
 def run(plan, frame):
@@ -540,12 +620,10 @@ def run(plan, frame):
             return 0
         if frame[FED][TYPE] != env.tuple:  # other numbers than the trace assumed
             return env.missed
-    if not (feed(plan, frame) and take_memory(plan, frame)):
-        return 0
-    if plan[RUN] and not launch(plan, frame):
+    if not compute(plan, frame):
         return 0
     frame[UID] = py.PyIter_Next(env.uids)
-    if not (frame[UID] and make_values(plan, frame)):
+    if not frame[UID]:
         return 0
     frame[CURSOR] = plan[RESULT]
     out = build(plan, frame)
@@ -592,47 +670,3 @@ def serve(plans, arguments, count):
             return out
         i += 1
     return new_reference(env.missed)
-
-
-# -- evaluation of what is evaluated -----------------------------------------------------------------------------------
-DEEPEST = 100  # containers inside containers; one may hold itself
-
-
-def is_settled(x, depth):
-    """Whether all arrays of a tree of plain containers have their data; 0 for anything unusual."""
-    kind = x[TYPE]
-    if kind == env.array:
-        value = x[ARRAY_VALUE]
-        return value and value[VALUE_BUFFER] and value[VALUE_BUFFER][TYPE] == env.buffer
-    if depth > DEEPEST:
-        return 0
-    if kind == env.dict:
-        return settled_dict(x, depth)
-    if kind == env.list:
-        for i in range(py.PyList_Size(x)):
-            if not is_settled(py.PyList_GetItem(x, i), depth + 1):
-                return 0
-        return 1
-    if kind == env.tuple:
-        for i in range(py.PyTuple_Size(x)):
-            if not is_settled(py.PyTuple_GetItem(x, i), depth + 1):
-                return 0
-        return 1
-    return kind == env.int or kind == env.float or kind == env.str or x == env.none
-
-
-def settled_dict(x, depth):
-    place = stack(3)
-    while py.PyDict_Next(x, place, place + 8, place + 16):
-        if not is_settled(place[2], depth + 1):
-            return 0
-    return 1
-
-
-@builtin
-def settled(self, arguments, count):
-    """`settled(*trees)`: whether there is nothing to evaluate."""
-    for i in range(count):
-        if not is_settled(arguments[i], 0):
-            return new_reference(env.false)
-    return new_reference(env.true)

@@ -61,15 +61,25 @@ def recorded(operator, tape, a, other):
     """The array of a new node, 0 with an exception, or None (borrowed) for what Python should do."""
     if not a:
         return env.none
-    dtype, kind, number = a[VALUE_DTYPE], other[TYPE], 0
-    if kind == env.array:
-        b = other[ARRAY_VALUE]
-    else:
-        b = constant(kind, dtype, other)
-        number = 1
-    if not b or b[VALUE_DTYPE] != dtype or (operator[REPLACED] and py.PyDict_GetItem(operator[REPLACED], dtype)):
+    number = other[TYPE] != env.array
+    b = constant(other[TYPE], a[VALUE_DTYPE], other) if number else other[ARRAY_VALUE]
+    if not b or b[VALUE_DTYPE] != a[VALUE_DTYPE]:
         return env.none
-    shape = a[VALUE_SHAPE]
+    if operator[REPLACED] and py.PyDict_Contains(operator[REPLACED], a[VALUE_DTYPE]):
+        return env.none
+    new_reference(a)
+    new_reference(b)
+    out = applied(operator, tape, a, b, number)
+    py.Py_DecRef(a)
+    py.Py_DecRef(b)
+    return out
+
+
+def applied(operator, tape, a, b, number):
+    """The same for operands of one dtype; `number` says that the second is a constant."""
+    shape, dtype = a[VALUE_SHAPE], a[VALUE_DTYPE]
+    if shape[TYPE] != env.tuple or b[VALUE_SHAPE][TYPE] != env.tuple:
+        return env.none
     if not number and b[VALUE_SHAPE] != shape:
         if py.PyTuple_Size(shape) == 0:
             shape = b[VALUE_SHAPE]
@@ -112,19 +122,18 @@ def new_node(primitive, operands, a, shape, dtype):
     avals, known = 0, a[VALUE_NODE]
     if known[TYPE] == env.node and shape == a[VALUE_SHAPE] and dtype == a[VALUE_DTYPE]:
         avals = py.PyTuple_GetItem(known, NODE_AVALS)
-        avals = new_reference(avals) if py.PyTuple_Size(avals) == 1 else 0
+        avals = new_reference(avals) if avals[TYPE] == env.tuple and py.PyTuple_Size(avals) == 1 else 0
     if not avals:
         avals = new_avals(shape, dtype)
     where = place() if avals else 0
     node = py.PyType_GenericAlloc(env.node, 5) if where else 0
     if not node:
-        py.PyErr_Clear()
         py.Py_DecRef(operands)
         if avals:
             py.Py_DecRef(avals)
         if where:
             py.Py_DecRef(where)
-        return py.PyErr_NoMemory()
+        return 0
     py.PyTuple_SetItem(node, 0, new_reference(primitive))
     py.PyTuple_SetItem(node, 1, new_reference(env.no_attrs))
     py.PyTuple_SetItem(node, 2, operands)
@@ -222,22 +231,31 @@ def new_mark(tape, key):
     return mark
 
 
+def leaf(tape, x):
+    """The same by `Tape.leaf`."""
+    arguments = stack(2)
+    arguments[0], arguments[1] = tape, x
+    found = py.PyObject_VectorcallMethod(env.word_leaf, arguments, 2, 0)
+    if not found:
+        return 0
+    py.Py_DecRef(found)
+    return py.PyTuple_GetItem(x[VALUE_MARK], 1)
+
+
 def marked(tape, key, x, number):
     """The place of an operand in the key, an int object (borrowed); what was not recorded here enters it now."""
     mark = x[VALUE_MARK]
     if mark[TYPE] == env.tuple and py.PyTuple_GetItem(mark, 0) == tape:
         return py.PyTuple_GetItem(mark, 1)
-    if x != number and x[VALUE_BUFFER] == env.none and x[VALUE_NODE] != env.none:
-        place_of = py.PyObject_CallMethodOneArg(tape, env.word_leaf, x)  # `Tape.leaf`, which marks it
-        if not place_of:
-            return 0
-        py.Py_DecRef(place_of)
-        return py.PyTuple_GetItem(x[VALUE_MARK], 1)
-    mark = new_mark(tape, key)
-    entry = 0
-    if mark:
-        entry = new_reference(x[VALUE_NODE]) if x == number else pair(x[VALUE_SHAPE], x[VALUE_DTYPE])
-    failed = py.PyList_Append(key, entry) if entry else -1
+    entry = py.PyDict_GetItem(env.constant_entries, x[VALUE_NODE]) if x == number else 0
+    if entry:
+        new_reference(entry)
+    elif x[VALUE_BUFFER] == env.none and x[VALUE_NODE] != env.none:
+        return leaf(tape, x)
+    else:
+        entry = pair(x[VALUE_SHAPE], x[VALUE_DTYPE])
+    mark = new_mark(tape, key) if entry else 0
+    failed = py.PyList_Append(key, entry) if mark else -1
     if entry:
         py.Py_DecRef(entry)
     if failed:

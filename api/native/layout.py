@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from typing import Any
 
-from mlxir.compiler.graph import Value
+from mlxir.compiler.graph import Tape, Value
 from mlxir.runtime.buffers import Buffer, _Holder
 
 from ..ndarray import array
@@ -79,9 +79,11 @@ def _holder_slot(name: str) -> int:
 check_interpreter()
 TYPE = _type_word()
 ARRAY_VALUE = _slot(array, "_value")
+ARRAY_WEAK = array.__weakrefoffset__ // 8
 VALUE_SHAPE, VALUE_DTYPE, VALUE_BUFFER = _slot(Value, "shape"), _slot(Value, "dtype"), _slot(Value, "buffer")
 VALUE_NODE, VALUE_INDEX, VALUE_UID = _slot(Value, "node"), _slot(Value, "index"), _slot(Value, "uid")
 VALUE_ALIAS, VALUE_TRACE, VALUE_MARK = _slot(Value, "alias"), _slot(Value, "trace"), _slot(Value, "mark")
 BUFFER_ADDRESS, BUFFER_OWNER, BUFFER_VIEW = _slot(Buffer, "address"), _slot(Buffer, "owner"), _slot(Buffer, "_view")
 BUFFER_SHAPE, BUFFER_DTYPE = _slot(Buffer, "shape"), _slot(Buffer, "dtype")
+TAPE_KEY, TAPE_OPEN = _slot(Tape, "key"), _slot(Tape, "open")
 HOLDER_SIZE, HOLDER_POOL, HOLDER_BLOCK = _holder_slot("size"), _holder_slot("pool"), _holder_slot("block")

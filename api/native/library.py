@@ -6,6 +6,7 @@ Imported when there is an executable to call: it needs llvmlite.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import sys
@@ -13,18 +14,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mlxir.compiler import graph, objects
+from mlxir.compiler import evaluate, graph, objects
 from mlxir.compiler.target.codegen import compiled
+from mlxir.dialects.mx import Aval
 from mlxir.runtime import buffers, launch, store
+from mlxir.runtime.errors import user_frame
 from mlxir.runtime.knobs import knobs
 
+from .. import ndarray
 from ..ndarray import array
 from ..random import RandomState
-from .. import native
-from . import dispatch, layout, missed
+from . import dispatch, eager, evaluation, layout, missed
 from .words import Translation
 
-MODULES = (dispatch,)
+MODULES = (dispatch, eager, evaluation)
 METH_FASTCALL = 0x80
 
 OBJECTS: dict[str, Any] = {
@@ -34,15 +37,14 @@ OBJECTS: dict[str, Any] = {
     "false": False, "zero": 0, "fresh": buffers.pool._fresh, "free": buffers.pool.free, "give": "give",
     "slow_release": buffers._Holder.__del__, "pool_bytes": "pool_bytes", "word_value": "value",
     "word_depth": "depth", "word_threads": "threads", "word_disable_compile": "disable_compile",
-    "value_error": ValueError,
+    "value_error": ValueError, "plans": evaluate._plans, "word_tier": "tier", "word_reference": "reference",
+    "constants": ndarray._constants, "constant_entries": ndarray.constant_entries, "node": graph.Node, "aval": Aval, "tape": graph.Tape,
+    "no_attrs": ndarray._NO_ATTRS, "user_frame": user_frame, "word_tape": "tape", "word_leaf": "leaf",
     "changed": "[compile] The captured outputs hold another number of arrays than when traced.",
 }  # fmt: skip
 """The objects that native code names as `env.NAME`."""
-NUMBERS = {"cores": launch._CORES}
-
-
-class _MethodDef(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("code", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+OPERATORS = {name: f for name, f in vars(array).items() if hasattr(f, "native")}
+"""The operators that `eager.binary` knows."""
 
 
 def _keep(x: Any) -> Any:
@@ -51,34 +53,53 @@ def _keep(x: Any) -> Any:
     return x
 
 
+def _table(words: list[int]) -> int:
+    """The address of words."""
+    return ctypes.addressof(_keep((ctypes.c_uint64 * len(words))(*words)))
+
+
+def _operators() -> list[int]:
+    words = []
+    for slow in OPERATORS.values():
+        operator = slow.native
+        words += [id(_keep(operator.primitive)), id(operator.result) if operator.result is not None else 0,
+                  id(_keep(operator.others)) if operator.others else 0, int(operator.reflected), id(_keep(slow))]  # fmt: skip
+    return words
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("code", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+
+
 def _api(name: str, result: Any, *arguments: Any) -> Any:
     """A function of the C API under a prototype of its own."""
     return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 
 
-def _definition(name: str, address: int) -> Any:
-    return _keep(_MethodDef(name.encode(), address, METH_FASTCALL, None))
+@functools.cache
+def _definition(name: str, address: int) -> int:
+    """The address of the definition of a builtin."""
+    return ctypes.addressof(_keep(_MethodDef(name.encode(), address, METH_FASTCALL, None)))
 
 
 class Library:
     """The linked functions, by name: `function` makes a builtin of one, `method` a method of a class."""
 
     def __init__(self) -> None:
-        translation = None
         known = json.dumps([sys.version, {k: v for k, v in vars(layout).items() if k.isupper()}])
         sources = b"".join([path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))])
         digest = hashlib.sha256(objects.fingerprint() + known.encode() + sources).hexdigest()
         entry = store.load(digest)
         if entry is None:
-            translation = Translation(MODULES)
+            translation = Translation(MODULES, ("binary", len(OPERATORS)))
             text = json.dumps([translation.exports, list(translation.environment), list(translation.called)])
             entry = text, compiled(translation.text)
             store.save(digest, *entry)
         exports, environment, called = json.loads(entry[0])
-        words = [NUMBERS[name] if name in NUMBERS else id(_keep(OBJECTS[name])) for name in environment]
-        self.environment = _keep((ctypes.c_uint64 * len(words))(*words))
+        numbers = {"cores": launch._CORES, "operators": _table(_operators()), "places": _table([0] * 3 * eager.PLACES)}
+        self.environment = _table([numbers[n] if n in numbers else id(_keep(OBJECTS[n])) for n in environment])
         imports = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in called}
-        imports["env"] = ctypes.addressof(self.environment)
+        imports["env"] = self.environment
         code = launch.Object(digest, tuple(exports), entry[1])
         (linked,) = launch._link([code], imports)
         self.addresses = _keep(linked).addresses
@@ -87,12 +108,12 @@ class Library:
     def function(self, name: str, owner: Any = None) -> Any:
         """A builtin function, whose first parameter is `owner`."""
         make = _api("PyCFunction_NewEx", ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-        return make(ctypes.addressof(_definition(name, self.addresses[name])), owner, None)
+        return make(_definition(name, self.addresses[name]), owner, None)
 
     def method(self, cls: type, name: str, method: str) -> Any:
         """A method descriptor of a class."""
         make = _api("PyDescr_NewMethod", ctypes.py_object, ctypes.py_object, ctypes.c_void_p)
-        return make(cls, ctypes.addressof(_definition(method, self.addresses[name])))
+        return make(cls, _definition(method, self.addresses[name]))
 
 
 _lock = threading.Lock()
@@ -104,6 +125,19 @@ def linked() -> Library:
     with _lock:
         if not _library:
             _library.append(Library())
-            native.settled = _library[0].function("settled")
-            buffers._Holder.__del__ = _library[0].method(buffers._Holder, "release", "__del__")  # type: ignore
+            _install(_library[0])
     return _library[0]
+
+
+def _install(functions: Library) -> None:
+    """Put native code where Python's was."""
+    evaluate.native.evaluated = functions.function("evaluated")
+    setattr(buffers._Holder, "__del__", functions.method(buffers._Holder, "release", "__del__"))
+    made = {}
+    for i, (name, slow) in enumerate(OPERATORS.items()):
+        made[slow] = functions.method(array, f"binary_{i}", name)
+        setattr(array, name, made[slow])
+    for name, f in list(vars(array).items()):
+        if hasattr(f, "in_place"):
+            operator, float_only = f.in_place
+            setattr(array, name, ndarray._in_place(made[operator], float_only))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from mlxir.compiler.evaluate import Plan
 from mlxir.compiler.generic import Runner
 from mlxir.compiler.graph import Value
 from mlxir.runtime.buffers import Buffer, groups, pool
@@ -63,6 +64,7 @@ class _Stream:
         self.kept: list[Any] = [call.executable, call.hits]
         self.numbers = iter(call.numbers)
         self.places = iter(call.places)
+        self.given = False  # whether arrays of the call are among its results
 
     def add(self, *words: int) -> None:
         self.words += words
@@ -127,6 +129,7 @@ class _Stream:
             self.add(d.OUTSIDE, self.object(place))
         else:
             self.add(*((d.NEW, place) if place >= 0 else (d.GIVEN, -1 - place)))
+            self.given |= place < 0
 
     def written(self, x: Any) -> None:
         """A tree of captured outputs, without what would have to be rebuilt (`captured.write`)."""
@@ -134,6 +137,9 @@ class _Stream:
             self.add(d.RANDOM)
             self.source()
         elif isinstance(x, (dict, list, tuple)):
+            base = dict if isinstance(x, dict) else list
+            if not isinstance(x, tuple) and type(x).__setitem__ is not base.__setitem__:
+                raise Unlike
             self.container(x, lambda item: self.slot(item, not isinstance(x, tuple)))
         else:
             raise Unlike
@@ -180,13 +186,17 @@ class _Stream:
             elif x.pointer:
                 self.add(self.object(x), -1 & _WORD)
 
-    def memory(self, executable: Executable) -> None:
-        """The blocks that results lie in."""
-        for size, members in groups(executable.schedule.results):
-            free = pool.free.setdefault(size, [])
-            self.add(self.object(free), self.object(size), len(members))
-            for place, offset, shape, dtype in members:
-                self.add(place, offset, self.object(shape), self.object(dtype))
+    def memory(self, executable: Executable) -> int:
+        """The blocks that results lie in, and the results; returns the number of blocks."""
+        blocks = groups(executable.schedule.results)
+        self.begin(d.BLOCKS)
+        for size, _ in blocks:
+            self.add(self.object(pool.free.setdefault(size, [])), self.object(size))
+        places = {place: (i, offset) for i, (_, members) in enumerate(blocks) for place, offset, *_ in members}
+        self.begin(d.MEMBERS)
+        for i, (shape, dtype) in enumerate(executable.schedule.results):
+            self.add(*places[i], self.object(shape), self.object(dtype))
+        return len(blocks)
 
 
 def plan_of(call: Call) -> tuple[Any, ...] | None:
@@ -215,9 +225,17 @@ def _plan(call: Call) -> tuple[Any, ...]:
     out.captured(call.captured)
     header = _header(call, out)
     header |= _launches(call.executable, out)
-    owned = d.LISTS + 2 * call.count + header[d.BUFFERS] + header[d.OUTPUT_COUNT]
-    header |= {d.OWNED: owned, d.FRAME: owned + call.count + len(call.captured) + header[d.BUFFERS]}
-    if header[d.FRAME] > MOST_WORDS:
+    return _finished(out, header)
+
+
+def _finished(out: _Stream, header: dict[int, int]) -> tuple[Any, ...]:
+    """The plan: its words as bytes, then what they name."""
+    arrays, buffers = header[d.ARRAYS], header[d.BUFFERS]
+    owned = d.LISTS + 2 * arrays + header[d.BLOCK_COUNT] + header[d.OUTPUT_COUNT]
+    entries = out.words[out.words[d.ENTRIES] :][: header[d.OUTPUT_COUNT]]
+    header[d.HOLDS] = int(out.given or any([entry < arrays for entry in entries]))
+    header |= {d.OWNED: owned, d.FRAME: owned + arrays + header[d.EXTRAS] + buffers}
+    if header[d.FRAME] > MOST_WORDS or len(out.words) > 4 * MOST_WORDS:
         raise Unlike
     for word, content in header.items():
         out.words[word] = content
@@ -238,12 +256,11 @@ def _header(call: Call, out: _Stream) -> dict[int, int]:
 def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
     """The part of the header that says how the program runs, and the streams of its results."""
     if executable is None:
-        return {d.BUFFERS: 0, d.OUTPUT_COUNT: 0}
+        return {d.BUFFERS: 0, d.OUTPUT_COUNT: 0, d.BLOCK_COUNT: 0}
     schedule = executable.schedule
     if any(not segment.launches for segment in schedule.segments) or len(schedule.segments) > 1:
         raise Unlike  # steps of the host
-    out.begin(d.GROUPS)
-    out.memory(executable)
+    blocks = out.memory(executable)
     out.begin(d.ENTRIES)
     out.add(*schedule.outputs)
     launches = [launch for segment in schedule.segments for launch in segment.launches]
@@ -251,7 +268,7 @@ def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
     touched = schedule.arena + sum([dtype.size * prod(shape) for shape, dtype in specs])
     alone = all([launch.useful <= 1 for launch in launches])
     header = {
-        d.GROUP_COUNT: len(groups(schedule.results)), d.BUFFERS: len(schedule.results), d.OUTPUT_COUNT: len(schedule.outputs),
+        d.BLOCK_COUNT: blocks, d.BUFFERS: len(schedule.results), d.OUTPUT_COUNT: len(schedule.outputs),
         d.THREADS: int(alone), d.LONG: int(not alone or touched > QUIET_BYTES or len(launches) > QUIET_KERNELS),
     }  # fmt: skip
     if launches:
@@ -261,6 +278,24 @@ def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
         header |= {d.ARENA: out.object(pool.free.setdefault(size, [])), d.ARENA_SIZE: out.object(size)}
     return header
 
+
+
+def evaluation(plan: Plan) -> tuple[Any, ...] | None:
+    """The words of a plan of an evaluation (`evaluation.py`)."""
+    executable = getattr(plan.run, "__self__", None)
+    if not isinstance(executable, Executable):
+        return None
+    count = len(plan.leaves)
+    out = _Stream(Call((), {}, (), None, count, executable, (), (), None, None, None, ctypes.c_uint64()))
+    try:
+        header = {d.ARRAYS: count, d.EXTRAS: 0, d.WALKED: len(plan.walk)} | _launches(executable, out)
+        out.begin(d.WALK)
+        out.add(*[number for pair in plan.walk for number in pair])
+        out.begin(d.LEAVES)
+        out.add(*[number for pair in plan.leaves for number in pair])
+        return _finished(out, header)
+    except Unlike:
+        return None
 
 
 def described(
@@ -281,7 +316,7 @@ def described(
         made, extra = made.executable, [*extra, made.lengths]
     if entry.program.outputs and not isinstance(made, Executable):
         return None
-    feed = entry.feeder(numbers, inputs) if inputs else None
+    feed = entry.feeder(inputs) if inputs else None
     call = Call(args, kwargs, [i in inputs for i in range(len(numbers))], feed, count, made, extra, entry.places,
                 entry.result, *state, hits)  # fmt: skip
     return plan_of(call)

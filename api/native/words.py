@@ -33,7 +33,7 @@ _ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.FloorDiv: "s
 _COMPARISON = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "slt", ast.LtE: "sle", ast.Gt: "sgt", ast.GtE: "sge"}
 
 C_INT = frozenset([
-    "PyDict_Next", "PyDict_SetItem", "PyList_Append", "PyList_SetItem", "PyList_SetSlice", "PyObject_RichCompareBool",
+    "PyDict_Contains", "PyDict_Next", "PyDict_SetItem", "PyFrame_GetLasti", "PyList_Append", "PyList_SetItem", "PyList_SetSlice", "PyObject_RichCompareBool",
     "PyObject_SetAttr", "PyObject_SetItem", "PySequence_SetItem", "PyTuple_SetItem",
 ])  # fmt: skip
 """Functions of the C API that return an int; the others return a pointer, a Py_ssize_t, a long or nothing."""
@@ -61,10 +61,11 @@ invoke: Any = _Outside()
 
 class Translation:
     """The LLVM IR of some modules: `text`, the symbols that it `exports`, the names of `env` in order (the words of the
-    external `@env`), and the functions of the C API that it calls.
+    external `@env`), and the functions of the C API that it calls. `numbered` asks for builtins of one function that
+    differ in a number, its last argument: NAME_0, NAME_1 and so on.
     """
 
-    def __init__(self, modules: Sequence[ModuleType]):
+    def __init__(self, modules: Sequence[ModuleType], numbered: tuple[str, int]):
         self.environment: dict[str, int] = {}
         self.called: dict[str, int] = {}  # function of the C API -> number of arguments
         self.exports: list[str] = []
@@ -75,6 +76,11 @@ class Translation:
                     if node.decorator_list:
                         self.exports.append(node.name)
                     functions.append(_Function(self, vars(module), node).text())
+        name, count = numbered
+        for i in range(count):
+            self.exports.append(f"{name}_{i}")
+            functions.append(f"define i64 @{name}_{i}(i64 %x, i64 %a, i64 %n) {{\n"
+                             f"  %r = call i64 @{name}(i64 %x, i64 %a, i64 %n, i64 {i})\n  ret i64 %r\n}}\n")  # fmt: skip
         declared = [f"declare {_result(name)} @{name}({', '.join(['i64'] * count)})"
                     for name, count in self.called.items()]  # fmt: skip
         self.text = "\n".join(["@env = external global i64", _MEMSET, *declared, "", *functions])

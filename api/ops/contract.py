@@ -11,10 +11,10 @@ from mlxir.compiler.graph import Value
 from mlxir.devices import StreamOrDevice
 from mlxir.dialects.mx import contract as prim
 from mlxir.dialects.mx import elementwise
-from mlxir.dialects.mx import reduce as reductions
 from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, wrap
 from mlxir.runtime.dtypes import promote
+from mlxir.runtime.errors import AxisError
 from mlxir.values import (
     axis_of,
     binary,
@@ -32,7 +32,7 @@ from mlxir.values import (
 
 from .common import INEXACT, Operand, check_array, failure
 from .indexing import take
-from .reduce import reduce_value
+from .reduce import sum as sum_axes
 from .shape import diagonal, text
 
 __all__ = ["addmm", "einsum", "einsum_path", "gather_mm", "inner", "matmul", "outer", "tensordot", "vecdot"]
@@ -101,7 +101,7 @@ def addmm(
             f" {y.dtype.name} were provided which results in {dtype.name}, which is not a real floating point type.",
         )
     out = matmul_value(cast(x, dtype), cast(y, dtype), "addmm")
-    if broadcast_shape("addmm", z.shape, out.shape) != out.shape:
+    if broadcast_shape("addmm", z.shape, out.shape) != out.shape and dtype.kind != "c":
         raise failure(ValueError, "[addmm] input c must broadcast to the output shape")
     z = cast(z, dtype)
     if alpha != 1.0:
@@ -132,7 +132,7 @@ def vecdot(a: array, b: array, /, *, axis: int = -1, stream: StreamOrDevice = No
     """sum(conj(a) * b) along an axis; the other axes broadcast."""
     x, y = promoted(check_array("vecdot", a)._value, check_array("vecdot", b)._value)
     if not -min(len(x.shape), len(y.shape)) <= axis < max(len(x.shape), len(y.shape)):
-        raise failure(ValueError, "[vecdot] axis is out of bounds.")
+        raise failure(AxisError, "[vecdot] axis is out of bounds.")
     if axis >= 0 and len(x.shape) != len(y.shape):
         raise failure(ValueError, "[vecdot] axis is out of bounds.")
     if x.shape[axis] != y.shape[axis]:
@@ -140,7 +140,7 @@ def vecdot(a: array, b: array, /, *, axis: int = -1, stream: StreamOrDevice = No
     if x.dtype.kind == "c":
         x = unary(elementwise.conjugate, x)
     product = binary(elementwise.multiply, x, y)
-    return wrap(reduce_value(reductions.sum_, product, (axis_of("vecdot", axis, len(product.shape)),)))
+    return sum_axes(wrap(product), axis)
 
 
 def tensordot(
@@ -166,10 +166,9 @@ def tensordot(
         raise failure(ValueError, "[tensordot] a and b must have the same shape on the contracted axes.")
     left = tuple([i for i in range(p) if i not in ours])
     right = tuple([i for i in range(q) if i not in theirs])
-    if not ours:
-        x, y = promoted(x, y)
-        return wrap(binary(elementwise.multiply, reshape(x, x.shape + (1,) * q), y))
     x, y = _inexact_pair("matmul", x, y)
+    if not ours:
+        return wrap(binary(elementwise.multiply, reshape(x, x.shape + (1,) * q), y))
     size = size_of(tuple([x.shape[i] for i in ours]))
     rows, columns = tuple([x.shape[i] for i in left]), tuple([y.shape[i] for i in right])
     x = reshape(transpose(x, left + ours), (size_of(rows), size))
@@ -189,14 +188,19 @@ def gather_mm(
 ) -> array:
     """Products of the matrices of `a` and `b` that index arrays select among their (flattened) batch axes."""
     x, y = check_array("gather_mm", a), check_array("gather_mm", b)
-    if x.ndim < 2 or y.ndim < 2:
-        raise failure(ValueError, "[gather_mm] Got less than 2 dimensions.")
     if lhs_indices is None and rhs_indices is None:
         return matmul(x, y)
+    if x.ndim < 2 or y.ndim < 2:
+        raise failure(ValueError, "[gather_mm] Got less than 2 dimensions.")
+    x, y = map(wrap, _inexact_pair("gather_mm", x._value, y._value))
+    if x.dtype.kind == "c":
+        raise failure(ValueError, f"[gather_mm] Only real floating point types are supported but got {x.dtype.name}.")
 
     def picked(m: array, indices: array | None) -> array:
         if indices is None:
             return m
+        if not indices.dtype.is_integer:
+            raise failure(ValueError, "[gather_mm] Got indices with invalid dtype. Indices must be integral.")
         batch = wrap(reshape(m._value, (size_of(m.shape[:-2]), *m.shape[-2:])))
         return take(batch, indices, 0)
 
@@ -211,17 +215,17 @@ class _Operand:
         self.value, self.letters = value, letters
 
 
-def _parsed(subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
+def _parsed(name: str, subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
     """Letters of every operand and of the output; an ellipsis becomes letters of its own."""
     for c in subscripts.replace("->", "").replace("...", ""):
         if not (c.isalpha() or c in ", "):
-            raise failure(ValueError, f"[einsum] Subscripts must be letters, but got '{c}'.")
+            raise failure(ValueError, f"[{name}] Subscripts must be letters, but got '{c}'.")
     inputs_text, arrow, output = subscripts.replace(" ", "").partition("->")
     inputs = inputs_text.split(",")
     if len(inputs) != len(shapes):
         raise failure(
             ValueError,
-            f"[einsum] Number of operands, {len(shapes)}, does not match number of input subscripts, {len(inputs)}",
+            f"[{name}] Number of operands, {len(shapes)}, does not match number of input subscripts, {len(inputs)}",
         )
     free = [c for c in map(chr, range(0x100, 0x400)) if c.isalpha()]
     most = max(
@@ -235,16 +239,16 @@ def _parsed(subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
             t = t.replace("...", dots[most - extra :] if extra > 0 else "")
         if len(t) != len(s):
             raise failure(
-                ValueError, f"[einsum] Invalid number of subscripts {len(t)} for input {i} with {len(s)} dimensions."
+                ValueError, f"[{name}] Invalid number of subscripts {len(t)} for input {i} with {len(s)} dimensions."
             )
         letters.append(t)
     if arrow:
         output = output.replace("...", dots)
         if len(set(output)) != len(output):
-            raise failure(ValueError, "[einsum] Repeat indices not allowed in output.")
+            raise failure(ValueError, f"[{name}] Repeat indices not allowed in output.")
         missing = set(output) - set("".join(letters))
         if missing:
-            raise failure(ValueError, f"[einsum] Output subscript '{sorted(missing)[0]}' does not appear in any input.")
+            raise failure(ValueError, f"[{name}] Output subscript '{sorted(missing)[0]}' does not appear in any input.")
     else:
         joined = "".join(letters)
         output = dots + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in dots))
@@ -254,7 +258,7 @@ def _parsed(subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
 def _summed(operand: _Operand, keep: set[str]) -> _Operand:
     """Sums over the letters that nobody else asks for."""
     axes = tuple([i for i, c in enumerate(operand.letters) if c not in keep])
-    value = reduce_value(reductions.sum_, operand.value, axes)
+    value = sum_axes(wrap(operand.value), axes)._value
     return _Operand(value, "".join(c for c in operand.letters if c in keep))
 
 
@@ -279,7 +283,7 @@ def _paired(a: _Operand, b: _Operand, keep: set[str]) -> _Operand:
     if not contracted:
         x = reshape(_aligned(a, batch + left), dims(batch + left) + (1,) * len(right))
         y = reshape(_aligned(b, batch + right), dims(batch) + (1,) * len(left) + dims(right))
-        return _Operand(binary(elementwise.multiply, x, y), batch + left + right)
+        return _Operand(binary(elementwise.multiply, *promoted(x, y)), batch + left + right)
     x, y = _inexact_pair("matmul", a.value, b.value)
     x = _aligned(_Operand(x, a.letters), batch + left + contracted)
     y = _aligned(_Operand(y, b.letters), batch + contracted + right)
@@ -290,7 +294,7 @@ def _paired(a: _Operand, b: _Operand, keep: set[str]) -> _Operand:
 
 
 def _path(letters: Sequence[str], output: str, shapes: Sequence[Shape]) -> list[tuple[int, ...]]:
-    """The order of contractions: the greedy one of NumPy, in which contracted operands go to the end of the list."""
+    """The order of contractions, two at a time: NumPy's greedy one, in which results go to the end of the list."""
     if len(letters) <= 2:
         return [tuple(range(len(letters)))]
     # NumPy's parser takes the 52 ASCII letters only.
@@ -299,13 +303,14 @@ def _path(letters: Sequence[str], output: str, shapes: Sequence[Shape]) -> list[
     }
     renamed = [",".join("".join(alphabet[c] for c in t) for t in letters), "".join(alphabet[c] for c in output)]
     dummies = [np.broadcast_to(np.float32(0), s) for s in shapes]
-    return list(np.einsum_path("->".join(renamed), *dummies, optimize="greedy")[0][1:])
+    path = np.einsum_path("->".join(renamed), *dummies, optimize="greedy")[0][1:]
+    return [pair for step in path for pair in ([step] if len(step) <= 2 else [(0, 1)] * (len(step) - 1))]
 
 
-def _operands(subscripts: str, operands: Sequence[Any]) -> tuple[list[_Operand], str]:
+def _operands(name: str, subscripts: str, operands: Sequence[Any]) -> tuple[list[_Operand], str]:
     """Operands without repeated letters and of equal sizes per letter, and the output's letters."""
-    values = promoted(*[check_array("einsum", o)._value for o in operands])
-    letters, output = _parsed(subscripts, [v.shape for v in values])
+    values = [check_array(name, o)._value for o in operands]
+    letters, output = _parsed(name, subscripts, [v.shape for v in values])
     size: dict[str, int] = {}
     for v, t in zip(values, letters, strict=True):
         for n, c in zip(v.shape, t, strict=True):
@@ -333,7 +338,7 @@ def einsum(subscripts: str, *operands: Operand, stream: StreamOrDevice = None) -
     """Einstein summation, e.g. `einsum("bij,jk->bik", x, y)`; contractions run pairwise as matrix products."""
     if not operands:
         raise failure(ValueError, "[einsum] At least one operand is required.")
-    pending, output = _operands(subscripts, operands)
+    pending, output = _operands("einsum", subscripts, operands)
     for step in _path([o.letters for o in pending], output, [o.value.shape for o in pending]):
         chosen = [pending[i] for i in step]
         pending = [o for i, o in enumerate(pending) if i not in step]
@@ -347,7 +352,7 @@ def einsum(subscripts: str, *operands: Operand, stream: StreamOrDevice = None) -
 
 def einsum_path(subscripts: str, *operands: Operand) -> tuple[list[tuple[int, ...]], str]:
     """The order in which `einsum` contracts, and a report on it."""
-    pending, output = _operands(subscripts, operands)
+    pending, output = _operands("einsum_path", subscripts, operands)
     letters = [o.letters for o in pending]
     path = _path(letters, output, [o.value.shape for o in pending])
     size = {c: n for o in pending for c, n in zip(o.letters, o.value.shape, strict=True)}

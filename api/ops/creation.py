@@ -49,7 +49,7 @@ def full(
         return wrap(cast(full_value(vals, sizes, value.dtype), dtype or value.dtype))
     value = as_value(vals)
     if broadcast_shape("full", value.shape, sizes) != sizes:
-        raise failure(ValueError, f"[full] Shapes {value.shape} and {sizes} cannot be broadcast.")
+        raise failure(ValueError, f"[broadcast_shapes] Shapes {value.shape} and {sizes} cannot be broadcast.")
     return wrap(broadcast_to(value if dtype is None else cast(value, dtype), sizes))
 
 
@@ -81,7 +81,7 @@ def full_like(a: array, vals: Operand, dtype: Dtype | None = None, *, stream: St
     dtype = dtype or x.dtype
     value = cast(as_value(vals), dtype)
     if broadcast_shape("full_like", value.shape, x.shape) != x.shape:
-        raise failure(ValueError, f"[full_like] Shapes {value.shape} and {x.shape} cannot be broadcast.")
+        raise failure(ValueError, f"[broadcast_shapes] Shapes {value.shape} and {x.shape} cannot be broadcast.")
     return wrap(broadcast_to(value, x.shape))
 
 
@@ -93,15 +93,17 @@ def asarray(a: Any, dtype: Dtype | None = None, *, copy: bool | None = None) -> 
 
     Raises ValueError where `copy=False` and a copy is needed.
     """
+    if a is None:
+        raise failure(TypeError, "[asarray] None is no array data.")
     if isinstance(a, array) or copy or isinstance(a, (list, tuple, bool, int, float, complex)):
         if copy is False and not (isinstance(a, array) and dtype in (None, a.dtype)):
-            raise failure(ValueError, "[asarray] Unable to avoid copy while creating an array as requested.")
+            raise failure(ValueError, "[convert] Unable to avoid copy while creating an array as requested.")
         return wrap(value_of(a, dtype))
     if not interop.holds_data(a):
         raise failure(ValueError, f"[asarray] Invalid type {type(a).__name__} received in array initialization.")
     value = interop.from_data(a, dtype, copy=False)
     if copy is False and value.buffer is not None and not np.shares_memory(value.buffer.numpy(), interop.as_numpy(a)):
-        raise failure(ValueError, "[asarray] Unable to avoid copy while creating an array as requested.")
+        raise failure(ValueError, "[convert] Unable to avoid copy while creating an array as requested.")
     return wrap(value)
 
 
@@ -130,9 +132,9 @@ def arange(
     high: Any = start if stop in (_MISSING, None) else stop
     by: Any = 1 if step is None else step
     numbers = (low, high, by)
+    if dtype is bool_ or (dtype is None and isinstance(start, bool) and stop is _MISSING):
+        raise failure(ValueError, "[arange] bool not supported for arange.")
     for n in numbers:
-        if isinstance(n, bool) or dtype is bool_:
-            raise failure(ValueError, "[arange] bool not supported for arange.")
         if not isinstance(n, (int, float, np.integer, np.floating)):
             raise failure(TypeError, f"[arange] expected numbers, got {n!r}")
     if any(isinstance(n, (float, np.floating)) and not math.isfinite(n) for n in numbers):
@@ -141,6 +143,8 @@ def arange(
         raise failure(ValueError, "[arange] step must be nonzero.")
     integers = all(isinstance(n, (int, np.integer)) for n in numbers)
     length = max(-((low - high) // by) if integers else math.ceil((high - low) / by), 0)
+    if length > 2**31 - 1:
+        raise failure(ValueError, "[arange] Maximum size exceeded.")
     if dtype is None:
         small = integers and all(-(2**31) <= n < 2**31 for n in (low, high))
         dtype = (int32 if small else int64) if integers else float32
@@ -157,11 +161,11 @@ def linspace(
 ) -> array:
     """`num` evenly spaced numbers from `start` to `stop` (without it unless `endpoint`)."""
     num = 50 if num is None else num
+    low, high = float(start), float(stop)  # type: ignore[arg-type]
     if num < 0:
         raise failure(ValueError, f"[linspace] number of samples, {num}, must be non-negative.")
     dtype = check_dtype("linspace", dtype or float32)
     work = dtype if dtype in (float64,) or dtype.kind == "c" else float32
-    low, high = float(start), float(stop)  # type: ignore[arg-type]
     gaps = num - 1 if endpoint else num
     step = (high - low) / gaps if gaps > 0 else 0.0
     return wrap(cast(arange_value(low, step, num, work), dtype))
@@ -193,7 +197,7 @@ def tri(
     n: int, m: int | None = None, k: int = 0, dtype: Dtype | None = None, *, stream: StreamOrDevice = None
 ) -> array:
     """An (n, m) matrix with ones on and below its k-th diagonal."""
-    column, row = _grid(n, n if m is None else m, k)
+    column, row = _grid(max(n, 0), max(n if m is None else m, 0), k)
     return wrap(cast(binary(prim.greater_equal, row, column, bool_), dtype or float32))
 
 
@@ -219,6 +223,7 @@ def triu(x: array, k: int = 0, *, stream: StreamOrDevice = None) -> array:
 # -- windows ---------------------------------------------------------------------------------------------------------
 def _window(size: int, coefficients: Sequence[float]) -> array:
     """The sum of `coefficients[j] * cos(2 pi j n / (size - 1))`."""
+    size = as_index(size)
     if size < 1:
         return zeros((0,))
     if size == 1:
@@ -247,6 +252,7 @@ def blackman(M: int, *, stream: StreamOrDevice = None) -> array:
 
 def bartlett(M: int, *, stream: StreamOrDevice = None) -> array:
     """The triangular window of M points."""
+    M = as_index(M)
     if M < 1:
         return zeros((0,))
     if M == 1:

@@ -52,12 +52,12 @@ def _inexact(name: str, doc: str, real: bool = False) -> Unary:
     return named(function, name, doc)
 
 
-def _same(name: str, doc: str, integers_as_they_are: bool = False) -> Unary:
+def _same(name: str, doc: str, integers_as_they_are: bool = False, arrays_only: bool = False) -> Unary:
     """A function whose result has the operand's dtype; `integers_as_they_are`: it changes real inexact ones only."""
     primitive = RECORDS[name]
 
     def function(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
-        x = a._value if type(a) is array else as_value(a)
+        x = check_array(name, a)._value if arrays_only else a._value if type(a) is array else as_value(a)
         if integers_as_they_are:
             if x.dtype not in INEXACT:
                 return wrap(x)
@@ -96,7 +96,7 @@ sign = _same("sign", "-1, 0 or 1 by the sign of a; a / |a| for complex numbers."
 square = _same("square", "a * a.")
 floor = _same("floor", "The largest integer not above a.", integers_as_they_are=True)
 ceil = _same("ceil", "The smallest integer not below a.", integers_as_they_are=True)
-trunc = _same("trunc", "a rounded towards zero.", integers_as_they_are=True)
+trunc = _same("trunc", "a rounded towards zero.", integers_as_they_are=True, arrays_only=True)
 
 
 def abs(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
@@ -110,9 +110,9 @@ def negative(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
     return -wrap(as_value(a))
 
 
-def positive(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
+def positive(a: array, /, *, stream: StreamOrDevice = None) -> array:
     """a itself, as a new array."""
-    return wrap(as_value(a))
+    return wrap(check_array("positive", a)._value)
 
 
 def round(a: Operand, /, decimals: int = 0, stream: StreamOrDevice = None) -> array:
@@ -293,7 +293,6 @@ remainder = _binary("remainder", "a modulo b, with the sign of b.", no_complex="
 power = pow = _binary("power", "a ** b.")
 maximum = _binary("maximum", "The larger element; NaN wins.")
 minimum = _binary("minimum", "The smaller element; NaN wins.")
-logaddexp = _binary("logaddexp", "log(exp(a) + exp(b)).", inexact=True, no_complex="Not supported for complex64.")
 arctan2 = atan2 = _binary(
     "arctan2", "The angle of the point (b, a).", inexact=True, no_complex="Not supported for complex64."
 )
@@ -303,6 +302,28 @@ less = _binary("less", "a < b.", result=bool_)
 less_equal = _binary("less_equal", "a <= b.", result=bool_)
 greater = _binary("greater", "a > b.", result=bool_)
 greater_equal = _binary("greater_equal", "a >= b.", result=bool_)
+
+
+_logaddexp = _binary("logaddexp", "log(exp(a) + exp(b)).", inexact=True)
+
+
+def logaddexp(a: Operand, b: Operand, /, *, stream: StreamOrDevice = None) -> array:
+    """log(exp(a) + exp(b)), without overflow."""
+    x, y = promoted(*operands(a, b))
+    if x.dtype.kind == "c":
+        return wrap(complex_logaddexp(x, y))
+    return _logaddexp(wrap(x), wrap(y))
+
+
+def complex_logaddexp(x: Value, y: Value) -> Value:
+    """log(exp(x) + exp(y)) of complex numbers: the one of larger real part, and log1p of the quotient."""
+    first = binary(prim.greater_equal, unary(prim.real, x, float32), unary(prim.real, y, float32), bool_)
+    large, small = _select(first, x, y), _select(first, y, x)
+    above = binary(prim.equal, unary(prim.real, large, float32), full(math.inf, (), float32), bool_)
+    below = binary(prim.equal, unary(prim.real, small, float32), full(-math.inf, (), float32), bool_)
+    infinite = binary(prim.logical_or, above, below)
+    rest = unary(RECORDS["log1p"], unary(RECORDS["exp"], binary(prim.subtract, small, large)))
+    return _select(infinite, large, binary(prim.add, large, rest))
 
 
 def divmod(a: Operand, b: Operand, stream: StreamOrDevice = None) -> list[array]:
@@ -317,8 +338,7 @@ def _logical(name: str, primitive_name: str, doc: str) -> Binary:
     primitive = RECORDS[primitive_name]
 
     def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
-        x, y = operands(a, b)
-        return wrap(binary(primitive, cast(x, bool_), cast(y, bool_), bool_))
+        return wrap(binary(primitive, cast(as_value(a), bool_), cast(as_value(b), bool_), bool_))
 
     return named(function, name, doc)
 
@@ -333,12 +353,12 @@ def _bitwise(name: str, doc: str, shift: bool = False) -> Binary:
 
     def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
         x, y = operands(a, b)
-        if x.dtype in INEXACT or y.dtype in INEXACT:
+        dtype = promote(x.dtype, y.dtype)  # of int64 and uint64 it is float32
+        if dtype in INEXACT:
             raise failure(
                 RuntimeError,
                 f"[{name}] Only allowed on integer or boolean types but got types {x.dtype.name} and {y.dtype.name}.",
             )
-        dtype = promote(x.dtype, y.dtype)
         if shift and dtype is bool_:
             dtype = uint8
         return wrap(binary(primitive, cast(x, dtype), cast(y, dtype)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from mlxir.dialects.mx import shape as shapes
 from mlxir.dialects.mx.record import Shape
 from mlxir.dialects.symbolic import SymInt
 from mlxir.ndarray import array, as_value, wrap
-from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, int64, promote
+from mlxir.runtime.dtypes import Dtype, bool_, int32, int64, promote
 from mlxir.values import (
     arange,
     axis_of,
@@ -39,10 +39,10 @@ from mlxir.values import (
     slice_bounds,
     static_slice,
     transpose,
-    unary,
 )  # fmt: skip
 
 from .common import Operand, check_array, failure
+from .elementwise import reciprocal
 from .shape import shape_of, text
 
 __all__ = ["put_along_axis", "slice", "slice_update", "take", "take_along_axis"]
@@ -263,11 +263,15 @@ def _source(x: Value, update: Any) -> Value:
     return cast(as_value(update, x.dtype), x.dtype)
 
 
+def _without_leading_ones(x: Value, rank: int) -> Value:
+    """`x` without leading axes of size 1 beyond `rank` axes."""
+    extra = len(x.shape) - rank
+    return reshape(x, x.shape[extra:]) if extra > 0 and all(n == 1 for n in x.shape[:extra]) else x
+
+
 def _fitted(update: Value, shape: Shape) -> Value:
     """`update` broadcast to `shape`; leading axes of size 1 that are too many are dropped."""
-    extra = len(update.shape) - len(shape)
-    if extra > 0 and all(n == 1 for n in update.shape[:extra]):
-        update = reshape(update, update.shape[extra:])
+    update = _without_leading_ones(update, len(shape))
     if len(update.shape) > len(shape) or broadcast_shape("setitem", update.shape, shape) != shape:
         raise failure(
             ValueError, f"[setitem] Cannot broadcast array of shape {text(update.shape)} into shape {text(shape)}."
@@ -389,9 +393,12 @@ class ArrayAt:
         out._index, out._set = index, True
         return out
 
-    def _source(self, value: Operand) -> Value:
+    def _source(self, value: Operand, changed: Callable[[array], array] | None = None) -> Value:
+        """What is combined with the array, in its dtype; `changed` is applied before the cast."""
         if not self._set:
             raise failure(ValueError, "[at] Must give indices to array.at (e.g. `x.at[0].add(4)`).")
+        if changed is not None and value is not None:
+            value = changed(wrap(as_value(value, self._x.dtype)))
         return _source(self._x._value, value)
 
     def _combined(self, source: Value, mode: str) -> array:
@@ -408,9 +415,8 @@ class ArrayAt:
         return self._combined(self._source(value), "add")
 
     def subtract(self, value: Operand) -> array:
-        """x[index] - value."""
-        source = self._source(value)
-        return self._combined(binary(elementwise.subtract, full(0, (), source.dtype), source), "add")
+        """x[index] - value. Raises ValueError for bool."""
+        return self._combined(self._source(value, operator.neg), "add")
 
     def multiply(self, value: Operand) -> array:
         """x[index] * value."""
@@ -418,9 +424,7 @@ class ArrayAt:
 
     def divide(self, value: Operand) -> array:
         """x[index] / value, as a product with the reciprocal, which is cast to the dtype of x."""
-        source = self._source(value)
-        wide = source if source.dtype.is_inexact else cast(source, float32)
-        return self._combined(cast(unary(elementwise.reciprocal, wide), source.dtype), "multiply")
+        return self._combined(self._source(value, reciprocal), "multiply")
 
     def maximum(self, value: Operand) -> array:
         """max(x[index], value)."""
@@ -433,6 +437,8 @@ class ArrayAt:
 
 # -- functions -------------------------------------------------------------------------------------------------------
 def _integral(name: str, indices: Value) -> Value:
+    if indices.dtype is bool_:
+        raise failure(ValueError, f"[{name.capitalize()}] Boolean indices not supported.")
     if not indices.dtype.is_integer:
         raise failure(ValueError, f"[{name}] Got indices with invalid dtype. Indices must be integral.")
     return indices
@@ -441,20 +447,21 @@ def _integral(name: str, indices: Value) -> Value:
 def take(a: array, /, indices: int | array, axis: int | None = None, *, stream: StreamOrDevice = None) -> array:
     """The slices at `indices` along an axis (elements of the flattened array if None)."""
     x = check_array("take", a)._value
+    number = _int(indices)
+    if number is None:
+        check_array("take", indices)
     if axis is None:
         x, axis = reshape(x, (size_of(x.shape),)), 0
     else:
         axis = axis_of("take", axis, len(x.shape))
-    n = x.shape[axis]
-    number = _int(indices)
+    if not (x.shape[axis] if number is None else size_of(x.shape)) and (number is not None or size_of(indices.shape)):
+        raise failure(ValueError, "[take] Cannot do a non-empty take from an array with zero elements.")
     if number is not None:
-        i = _checked(number, n)
+        i = _checked(number, x.shape[axis])
         start = [i if k == axis else 0 for k in range(len(x.shape))]
         stop = [i + 1 if k == axis else m for k, m in enumerate(x.shape)]
         return wrap(reshape(static_slice(x, start, stop), x.shape[:axis] + x.shape[axis + 1 :]))
-    index = _integral("take", check_array("take", indices)._value)
-    if n == 0 and size_of(index.shape):
-        raise failure(ValueError, "[take] Cannot do a non-empty take from an empty axis.")
+    index = _integral("gather", indices._value)
     sizes = x.shape[:axis] + (1,) + x.shape[axis + 1 :]
     out = gathered(x, (axis,), [index], sizes)
     rank, rest = len(index.shape), x.shape[:axis] + x.shape[axis + 1 :]
@@ -465,16 +472,16 @@ def take(a: array, /, indices: int | array, axis: int | None = None, *, stream: 
 
 def _along(name: str, a: array, indices: array, axis: int | None) -> tuple[Value, Value, int]:
     """Operand and indices of one rank, broadcast against each other but for `axis`."""
-    x = check_array(name, a)._value
-    index = _integral(name, check_array(name, indices)._value)
+    x, index = check_array(name, a)._value, check_array(name, indices)._value
     if axis is None:
-        x, index, axis = reshape(x, (size_of(x.shape),)), reshape(index, (size_of(index.shape),)), 0
+        x, axis = reshape(x, (size_of(x.shape),)), 0
+    axis = axis_of(name, axis, len(x.shape))
     if len(x.shape) != len(index.shape):
         raise failure(
             ValueError,
             f"[{name}] Indices of dimension {len(index.shape)} does not match array of dimension {len(x.shape)}.",
         )
-    axis = axis_of(name, axis, len(x.shape))
+    _integral(name, index)
     others = broadcast_shape(
         name, x.shape[:axis] + (1,) + x.shape[axis + 1 :], index.shape[:axis] + (1,) + index.shape[axis + 1 :]
     )
@@ -483,7 +490,7 @@ def _along(name: str, a: array, indices: array, axis: int | None) -> tuple[Value
 
 
 def take_along_axis(a: array, /, indices: array, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
-    """`out[.., i, ..] = a[.., indices[.., i, ..], ..]`; both are flattened if `axis` is None."""
+    """`out[.., i, ..] = a[.., indices[.., i, ..], ..]`; `a` is flattened if `axis` is None."""
     x, index, axis = _along("take_along_axis", a, indices, axis)
     if x.shape[axis] == 0 and size_of(index.shape):
         raise failure(ValueError, "[take_along_axis] Cannot do a non-empty take from an empty axis.")
@@ -493,12 +500,14 @@ def take_along_axis(a: array, /, indices: array, axis: int | None = -1, *, strea
 def put_along_axis(
     a: array, /, indices: array, values: array, axis: int | None = None, *, stream: StreamOrDevice = None
 ) -> array:
-    """A copy of `a` with `values` at `indices` along an axis (of the flattened array if None)."""
+    """A copy of `a` with `values` at `indices` along an axis (of the flattened array if None); the two broadcast."""
     shape = check_array("put_along_axis", a).shape
+    source = cast(check_array("put_along_axis", values)._value, a.dtype)
     x, index, axis = _along("put_along_axis", a, indices, axis)
-    source = cast(check_array("put_along_axis", values)._value, x.dtype)
-    source = _fitted(source, index.shape)
     rank = len(x.shape)
+    source = _without_leading_ones(source, rank)
+    index = broadcast_to(index, broadcast_shape("put_along_axis", index.shape, source.shape))
+    source = _fitted(source, index.shape)
     if size_of(x.shape) != size_of(shape):
         raise failure(
             ValueError,
@@ -517,7 +526,11 @@ def put_along_axis(
 
 def _starts(name: str, start_indices: array, axes: Sequence[int], ndim: int) -> tuple[Shape, list[Value]]:
     """The axes and one rank-0 start index for each."""
-    start = _integral(name, check_array(name, start_indices)._value)
+    start = _integral(name, start_indices._value)
+    if len(axes) > ndim:
+        raise failure(
+            ValueError, f"[{name}] Invalid number of starting positions for array with dimension {ndim}."
+        )
     if len(start.shape) > 1 or size_of(start.shape) != len(axes):
         raise failure(
             ValueError,
@@ -525,7 +538,10 @@ def _starts(name: str, start_indices: array, axes: Sequence[int], ndim: int) -> 
         )
     flat = reshape(start, (len(axes),))
     starts = [reshape(static_slice(flat, (i,), (i + 1,)), ()) for i in range(len(axes))]
-    return tuple([axis_of(name, a, ndim) for a in axes]), starts
+    at = tuple([axis_of(name, a, ndim) for a in axes])
+    if len(set(at)) != len(at):
+        raise failure(ValueError, f"[{name}] Repeat axes not allowed.")
+    return at, starts
 
 
 def slice(
@@ -534,9 +550,9 @@ def slice(
     """The block of shape `slice_size` that starts at (dynamic) `start_indices` of `axes` and at 0 of the others."""
     x = check_array("slice", a)._value
     sizes = shape_of("slice", slice_size)
+    at, starts = _starts("slice", check_array("slice", start_indices), axes, len(x.shape))
     if len(sizes) != len(x.shape) or any(not 0 <= s <= n for s, n in zip(sizes, x.shape, strict=True)):
         raise failure(ValueError, f"[slice] Invalid slice size {text(sizes)} for array with shape {text(x.shape)}.")
-    at, starts = _starts("slice", start_indices, axes, len(x.shape))
     if not at:
         return wrap(static_slice(x, (0,) * len(sizes), sizes))
     return wrap(gathered(x, at, starts, sizes))
@@ -545,11 +561,15 @@ def slice(
 def slice_update(
     a: array, update: array, start_indices: array, axes: Sequence[int], *, stream: StreamOrDevice = None
 ) -> array:
-    """A copy of `a` with the block at (dynamic) `start_indices` of `axes` replaced by `update`."""
+    """A copy of `a` with the block at (dynamic) `start_indices` of `axes` replaced by `update`.
+
+    Leading axes that `update` lacks are repeated over the whole of `a`, unless they have a start index.
+    """
     x = check_array("slice_update", a)._value
     source = cast(check_array("slice_update", update)._value, x.dtype)
-    at, starts = _starts("slice_update", start_indices, axes, len(x.shape))
-    source = reshape(source, (1,) * (len(x.shape) - len(source.shape)) + source.shape)
+    at, starts = _starts("slice_update", check_array("slice_update", start_indices), axes, len(x.shape))
+    lacking = range(len(x.shape) - len(source.shape))
+    source = broadcast_to(source, tuple([1 if i in at else x.shape[i] for i in lacking]) + source.shape)
     if len(source.shape) > len(x.shape):
         raise failure(
             ValueError, f"[slice_update] update of shape {text(source.shape)} has more axes than {text(x.shape)}"

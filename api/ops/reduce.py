@@ -25,10 +25,24 @@ from mlxir.runtime.dtypes import (
     uint16,
     uint32,
 )  # fmt: skip
-from mlxir.values import axes_of, axis_of, binary, cast, full, promoted, record, reshape, slice_axis, transpose, unary
+from mlxir.values import (
+    axes_of,
+    axis_of,
+    binary,
+    broadcast_to,
+    cast,
+    concatenate,
+    full,
+    promoted,
+    record,
+    reshape,
+    slice_axis,
+    transpose,
+    unary,
+)  # fmt: skip
 
 from .common import Operand, check_array, check_dtype, failure, named
-from .elementwise import isclose, operands
+from .elementwise import complex_logaddexp, isclose, operands
 
 __all__ = [
     "all", "allclose", "any", "argmax", "argmin", "array_equal", "count_nonzero", "cummax", "cummin", "cumprod",
@@ -69,12 +83,11 @@ def _reduction(name: str, doc: str, widened: bool = False, logical: bool = False
 
     def function(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
         x = check_array(name, a)._value
-        dtype = x.dtype
+        axes = axes_of(name, axis, len(x.shape))
         if logical:
             x = cast(x, bool_)
-        elif widened and dtype in _WIDENED:
-            x = cast(x, _WIDENED[dtype])
-        axes = axes_of(name, axis, len(x.shape))
+        elif widened and axes and x.dtype in _WIDENED:
+            x = cast(x, _WIDENED[x.dtype])
         if non_empty and 0 in [x.shape[i] for i in axes]:
             raise failure(ValueError, f"[{name}] Cannot {name} reduce zero size array.")
         return wrap(reduce_value(primitive, x, axes, keepdims))
@@ -99,7 +112,8 @@ def minmax(
 
 def count_nonzero(a: array, /, *, axis: Axis = None, keepdims: bool = False, stream: StreamOrDevice = None) -> array:
     """Number of elements that are not zero (int32)."""
-    return sum(wrap(cast(check_array("count_nonzero", a)._value, bool_)), axis, keepdims)
+    counted = cast(check_array("count_nonzero", a)._value, bool_)
+    return sum(wrap(cast(counted, int32)), axis, keepdims)
 
 
 def array_equal(a: Operand, b: Operand, equal_nan: bool = False, stream: StreamOrDevice = None) -> array:
@@ -166,7 +180,7 @@ def var(
     """Variance over axes; divides by n - ddof (`correction` is another name of `ddof`)."""
     x = check_array("var", a)._value
     x = cast(x, at_least_float(x.dtype))
-    axes = axes_of("var", axis, len(x.shape))
+    axes = axes_of("mean", axis, len(x.shape))
     return wrap(variance_value(x, axes, keepdims, ddof if correction is None else correction))
 
 
@@ -214,7 +228,7 @@ def logsumexp(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream:
     x = check_array("logsumexp", a)._value
     x = cast(x, at_least_float(x.dtype))
     axes = axes_of("logsumexp", axis, len(x.shape))
-    if 0 in [x.shape[i] for i in axes]:
+    if 0 in x.shape:
         raise failure(ValueError, "[logsumexp] Received empty array.")
     return wrap(reduce_value(fast.logsumexp, x, axes, keepdims))
 
@@ -222,10 +236,10 @@ def logsumexp(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream:
 def softmax(a: array, /, axis: Axis = None, *, precise: bool = False, stream: StreamOrDevice = None) -> array:
     """exp(a) / sum(exp(a)) over axes; `precise` computes half precision in float32."""
     x = check_array("softmax", a)._value
+    if 0 in x.shape:
+        return wrap(x)
     dtype = at_least_float(x.dtype)
     axes = axes_of("softmax", axis, len(x.shape))
-    if 0 in x.shape:
-        return wrap(cast(x, dtype))
     x = cast(x, float32 if precise and dtype.size < 4 else dtype)
     return wrap(cast(record(fast.softmax, (x,), {"axes": axes}, x.shape, x.dtype), dtype))
 
@@ -251,7 +265,7 @@ def _arg_reduction(name: str, doc: str) -> _ArgReduction:
         else:
             axis = axis_of(name, axis, ndim)
             kept = _kept(x.shape, (axis,))
-        if x.shape[axis] == 0:
+        if 0 in x.shape:
             raise failure(ValueError, f"[{name}] Cannot {name} reduce zero size array.")
         out = record(primitive, (x,), {"axis": axis}, _reduced(x.shape, (axis,)), uint32)
         return wrap(reshape(out, kept) if keepdims else out)
@@ -276,8 +290,26 @@ def _scanned(name: str, a: array, axis: int | None, reverse: bool, inclusive: bo
         x = cast(x, int32)
     elif name == "logcumsumexp":
         x = cast(x, at_least_float(x.dtype))
+        if x.dtype.kind == "c":
+            return wrap(_complex_logcumsumexp(x, axis, reverse, inclusive))
     attrs = {"axis": axis, "reverse": bool(reverse), "inclusive": bool(inclusive)}
     return wrap(record(RECORDS[name], (x,), attrs, x.shape, x.dtype))
+
+
+def _complex_logcumsumexp(x: Value, axis: int, reverse: bool, inclusive: bool) -> Value:
+    """The scan by doubling: after step s, each element holds the last 2^s ones combined."""
+    n = x.shape[axis]
+    if reverse:
+        x = slice_axis(x, axis, n - 1, -1, -1) if n > 1 else x
+    if not inclusive:
+        first = broadcast_to(full(-math.inf, (), x.dtype), _kept(x.shape, (axis,)))
+        x = concatenate([first, slice_axis(x, axis, 0, n - 1)], axis) if n else x
+    step = 1
+    while step < n:
+        combined = complex_logaddexp(slice_axis(x, axis, step, n), slice_axis(x, axis, 0, n - step))
+        x = concatenate([slice_axis(x, axis, 0, step), combined], axis)
+        step *= 2
+    return slice_axis(x, axis, n - 1, -1, -1) if reverse and n > 1 else x
 
 
 def cumsum(
@@ -341,9 +373,9 @@ cumulative_sum, cumulative_prod = cumsum, cumprod
 def diff(a: array, /, n: int = 1, axis: int = -1, *, stream: StreamOrDevice = None) -> array:
     """The n-th difference of neighbours along an axis."""
     x = check_array("diff", a)._value
+    axis = axis_of("diff", axis, len(x.shape))
     if n < 0:
         raise failure(ValueError, f"[diff] n must be non-negative but got {n}.")
-    axis = axis_of("diff", axis, len(x.shape))
     subtract: Any = prim.not_equal if x.dtype is bool_ else prim.subtract
     for _ in range(n):
         size = x.shape[axis]

@@ -104,16 +104,18 @@ def flatten(a: array, /, start_axis: int = 0, end_axis: int = -1, *, stream: Str
 def unflatten(a: array, /, axis: int, shape: Sequence[int], *, stream: StreamOrDevice = None) -> array:
     """Splits an axis into several; one of them may be -1."""
     x = check_array("unflatten", a)._value
-    axis = axis_of("unflatten", axis, len(x.shape))
     parts = shape_of("unflatten", shape)
+    given, axis = axis, axis_of("unflatten", axis, len(x.shape))
     if not parts:
         raise failure(ValueError, "[unflatten] Shape to unflatten to cannot be empty.")
     size = x.shape[axis]
-    if -1 in parts and parts.count(-1) == 1 and size_of(parts):
+    if parts.count(-1) > 1:
+        raise failure(ValueError, "[Unflatten] Can only infer one dimension.")
+    if -1 in parts and size_of(parts):
         parts = tuple([size // -size_of(parts) if n == -1 else n for n in parts])
     if size_of(parts) != size:
         raise failure(
-            ValueError, f"[unflatten] Cannot unflatten axis {axis} with size {size} into shape {text(parts)}."
+            ValueError, f"[Unflatten] Cannot unflatten axis {given} with size {size} into shape {text(parts)}."
         )
     return wrap(reshape_value(x, x.shape[:axis] + parts + x.shape[axis + 1 :]))
 
@@ -209,7 +211,11 @@ def moveaxis(a: array, /, source: int, destination: int, *, stream: StreamOrDevi
 def flip(a: array, /, axis: int | Sequence[int] | None = None, *, stream: StreamOrDevice = None) -> array:
     """Reverses the order of elements along axes (all if None)."""
     x = check_array("flip", a)._value
-    for i in axes_of("flip", axis, len(x.shape)):
+    ndim = len(x.shape)
+    if axis is None:
+        axis = range(ndim)
+    # An axis may be named twice.
+    for i in sorted({axis_of("flip", k, ndim) for k in ([axis] if isinstance(axis, int) else axis)}):
         x = slice_axis(x, i, x.shape[i] - 1, -1, -1) if x.shape[i] > 1 else x
     return wrap(x)
 
@@ -219,8 +225,10 @@ def broadcast_to(a: Operand, /, shape: Sequence[int], *, stream: StreamOrDevice 
     """`a` repeated to a shape that it broadcasts to."""
     x = as_value(a)
     target = shape_of("broadcast_to", shape)
+    if any(n < 0 for n in target):
+        raise failure(ValueError, "[broadcast_to] Negative dimensions not allowed.")
     if broadcast_shape("broadcast_to", x.shape, target) != target:
-        raise failure(ValueError, f"[broadcast_to] Shapes {text(x.shape)} and {text(target)} cannot be broadcast.")
+        raise failure(ValueError, f"[broadcast_shapes] Shapes {text(x.shape)} and {text(target)} cannot be broadcast.")
     return wrap(broadcast_value(x, target))
 
 
@@ -272,6 +280,7 @@ def concatenate(arrays: Sequence[array] | array, axis: int | None = 0, *, stream
     if len(values) == 1:
         return wrap(values[0])
     first = values[0].shape
+    axis = axis_of("concatenate", axis, len(first))
     for v in values:
         if len(v.shape) != len(first):
             raise failure(
@@ -279,7 +288,6 @@ def concatenate(arrays: Sequence[array] | array, axis: int | None = 0, *, stream
                 "[concatenate] All the input arrays must have the same number of dimensions. However, got arrays with"
                 f" dimensions {len(first)} and {len(v.shape)}.",
             )
-    axis = axis_of("concatenate", axis, len(first))
     for v in values:
         if v.shape[:axis] != first[:axis] or v.shape[axis + 1 :] != first[axis + 1 :]:
             raise failure(
@@ -342,7 +350,7 @@ def tile(a: array, reps: int | Sequence[int], /, *, stream: StreamOrDevice = Non
     x = check_array("tile", a)._value
     counts = (reps,) if isinstance(reps, int) else shape_of("tile", reps)
     if min(counts, default=0) < 0:
-        raise failure(ValueError, f"[tile] repetitions must not be negative, got {text(counts)}")
+        raise failure(ValueError, f"[broadcast_to] Negative dimensions not allowed: tile got {text(counts)}.")
     shape = (1,) * (len(counts) - len(x.shape)) + x.shape
     counts = (1,) * (len(shape) - len(counts)) + counts
     interleaved = [n for pair in zip((1,) * len(shape), shape, strict=True) for n in pair]
@@ -356,12 +364,12 @@ def repeat(array: array, repeats: int, axis: int | None = None, *, stream: Strea
     x = check_array("repeat", array)._value
     if not isinstance(repeats, int):
         raise failure(TypeError, f"[repeat] repeats must be an int, got {type(repeats).__name__}")
-    if repeats < 0:
-        raise failure(ValueError, "[repeat] Number of repeats cannot be negative")
     if axis is None:
         x, axis = reshape_value(x, (size_of(x.shape),)), 0
     else:
         axis = axis_of("repeat", axis, len(x.shape))
+    if repeats < 0:
+        raise failure(ValueError, "[repeat] Number of repeats cannot be negative")
     lead, n, rest = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     wide = broadcast_value(reshape_value(x, (*lead, n, 1, *rest)), (*lead, n, repeats, *rest))
     return wrap(reshape_value(wide, (*lead, n * repeats, *rest)))
@@ -378,7 +386,7 @@ def roll(
         return wrap(reshape_value(flat, x.shape))
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     shifts = (shift,) * len(axes) if isinstance(shift, int) else tuple(shift)
-    if len(axes) == 1:
+    if isinstance(axis, int):
         shifts = (sum(shifts),)
     elif len(shifts) < len(axes):
         raise failure(ValueError, "[roll] At least one shift value per axis is required.")
@@ -400,7 +408,7 @@ def _widths(pad_width: Any, ndim: int) -> list[tuple[int, int]]:
     widths = list(pad_width)
     if all(isinstance(w, int) for w in widths) and 1 <= len(widths) <= 2:
         return [(widths[0], widths[-1])] * ndim
-    if any(isinstance(w, int) or not 1 <= len(w) <= 2 for w in widths):
+    if any(isinstance(w, int) or len(w) != 2 for w in widths):
         raise failure(TypeError, f"[pad] pad_width is an int, a pair of ints or one pair per axis, got {pad_width!r}")
     if len(widths) == 1:
         widths = widths * ndim
@@ -420,6 +428,8 @@ def pad(
     """Extends axes at both ends by a constant, the edge element, or a reflection (with or without the edge itself)."""
     x = check_array("pad", a)._value
     widths = _widths(pad_width, len(x.shape))
+    if mode not in ("constant", "edge", "reflect", "symmetric"):
+        raise failure(ValueError, f"[pad] Invalid padding mode ({mode}) passed to pad")
     for i, pair in enumerate(widths):
         for which, n in zip(("low", "high"), pair, strict=True):
             if n < 0:
@@ -437,8 +447,6 @@ def pad(
         low, high = tuple([w[0] for w in widths]), tuple([w[1] for w in widths])
         shape = tuple([n + p + q for n, p, q in zip(x.shape, low, high, strict=True)])
         return wrap(record(prim.pad, (x, reshape_value(fill, ())), {"low": low, "high": high}, shape, x.dtype))
-    if mode not in ("edge", "reflect", "symmetric"):
-        raise failure(ValueError, f"[pad] Invalid padding mode ({mode}) passed to pad")
     for axis, (before, after) in enumerate(widths):
         if not before and not after:
             continue
@@ -471,13 +479,17 @@ def _picked(x: Value, axis: int, positions: list[int]) -> Value:
 # -- diagonals and strides -------------------------------------------------------------------------------------------
 def diagonal(a: array, offset: int = 0, axis1: int = 0, axis2: int = 1, stream: StreamOrDevice = None) -> array:
     """The diagonals of the matrices over two axes, as a new last axis."""
-    x = check_array("diagonal", a)._value
+    return _diagonal("diagonal", a, offset, axis1, axis2)
+
+
+def _diagonal(name: str, a: array, offset: int, axis1: int, axis2: int) -> array:
+    x = check_array(name, a)._value
     ndim = len(x.shape)
     if ndim < 2:
-        raise failure(ValueError, f"[diagonal] Array must have at least two dimensions, but got {ndim} dimensions.")
-    i, j = axis_of("diagonal", axis1, ndim), axis_of("diagonal", axis2, ndim)
+        raise failure(ValueError, f"[{name}] Array must have at least two dimensions, but got {ndim} dimensions.")
+    i, j = axis_of(name, axis1, ndim), axis_of(name, axis2, ndim)
     if i == j:
-        raise failure(ValueError, "[diagonal] axis1 and axis2 cannot be the same axis")
+        raise failure(ValueError, f"[{name}] axis1 and axis2 cannot be the same axis")
     x = transpose_value(x, tuple([k for k in range(ndim) if k not in (i, j)]) + (i, j))
     lead, (rows, columns) = x.shape[:-2], x.shape[-2:]
     first = offset if offset >= 0 else -offset * columns
@@ -516,7 +528,7 @@ def trace(
     stream: StreamOrDevice = None,
 ) -> array:
     """The sum of a diagonal, in `dtype` if given."""
-    entries = diagonal(a, offset, axis1, axis2)
+    entries = _diagonal("trace", a, offset, axis1, axis2)
     return sum_axes(entries if dtype is None else astype(entries, dtype), -1)
 
 

@@ -26,10 +26,10 @@ from typing import NamedTuple
 import llvmlite.binding as llvm
 
 from mlxir.compiler.lower.builder import Reg
-from mlxir.compiler.lower.gemm_pack import Operand, Packing, first_lane
+from mlxir.compiler.lower.gemm_block import Block, Lanes, Sums, gemm_block, gemm_block_k
+from mlxir.compiler.lower.gemm_pack import Operand, Packing
 from mlxir.compiler.lower.gemm_product import Product, StepBuilder
 from mlxir.compiler.lower.gemm_schedule import PANEL, Side, ceil_div, choose, should_swap
-from mlxir.compiler.lower.gemm_tile import gemm_tile, gemm_tile_k
 from mlxir.compiler.lower.index import Var
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.routines import call
@@ -102,13 +102,20 @@ def lower_simple(product: Product, body: ir.Block) -> Lowered:
 
 
 class _Reader(NamedTuple):
-    """How tiles read an operand: element (lane l, depth k) of a tile at base + l * lane_stride + k * depth_stride."""
+    """How tiles read an operand, from where on and with which distances: those of `Lanes`, as numbers."""
 
     buffer: ir.Value
     dtype: Dtype
-    lane_stride: int
-    depth_stride: int
-    base: Callable[[ir.Value], ir.Value]  # of a tile, by its number
+    at: ir.Value
+    lane: int
+    depth: int
+    step: int
+    last: int
+
+    def lanes(self, e: VectorEmitter, start: ir.Value | None, first: ir.Value, count: ir.Value) -> Lanes:
+        """`count` tiles from number `first` on, from step `start` along K on."""
+        at = self.at if start is None else e.plus(self.at, e.times(start, self.depth))
+        return Lanes(at, *map(e.constant_index, (self.lane, self.depth, self.step, self.last)), first, count)
 
 
 def _met(extent: int) -> int:
@@ -129,14 +136,6 @@ def _side_met(side: Side) -> Side:
 def _present(overlap: int) -> bool:
     """Whether code for an overlap is needed: a symbolic one may be 0 for one size and not for another."""
     return is_symbolic(overlap) or overlap != 0
-
-
-class _Target(NamedTuple):
-    """Where a tile's sums go in scratch; those of later panels (not 0) are added to what lies there."""
-
-    scratch: ir.Value
-    corner: ir.Value
-    panel: ir.Value
 
 
 class _Blocked:
@@ -194,14 +193,13 @@ class _Blocked:
 
     def _reader(self, e: VectorEmitter, x: Operand, width: int, packed: int | None) -> _Reader:
         if packed is not None:
-            packing = self._packing(x, width)
-            return _Reader(e.buffers[packed], self.dtype, 1, width, lambda tile: packing.start(e, tile))
-        start, side = e.index(x.base), x.side
-
-        def base(tile: ir.Value) -> ir.Value:
-            return e.plus(start, e.times(first_lane(e, tile, width, x.lane.extent), side.lane_stride))
-
-        return _Reader(e.buffers[x.node.data[0]], x.node.dtype, side.lane_stride, side.depth_stride, base)
+            packing, count = self._packing(x, width), ceil_div(x.lane.extent, width)
+            step = packing.depth * width
+            at = packing.start(e, e.constant_index(0))
+            return _Reader(e.buffers[packed], self.dtype, at, 1, width, step, (count - 1) * step)
+        side, last = x.side, max(x.lane.extent - width, 0)
+        return _Reader(e.buffers[x.node.data[0]], x.node.dtype, e.index(x.base), side.lane_stride, side.depth_stride,
+                       side.lane_stride * width, side.lane_stride * last)  # fmt: skip
 
     # -- blocks -----------------------------------------------------------------------------------------------------
     def _emit(self, e: VectorEmitter, packed: dict[Operand, int]) -> tuple[int, float]:
@@ -215,8 +213,8 @@ class _Blocked:
             b = self._reader(e, self.b, tile.columns, packed.get(self.b))
             self.first_row = e.times(e.variables[row_block], rows)
             self.first_column = e.times(e.variables[column_block], columns)
-            self.column_count = e.rest(self.column_tiles, self.first_column, columns)
-            row_count = e.rest(self.row_tiles, self.first_row, rows)
+            self.column_count = e.part(self.column_tiles, self.first_column, columns)
+            row_count = e.part(self.row_tiles, self.first_row, rows)
             emit = self._one_panel if self.panels == 1 else self._many_panels
             emit(e, scratch, a, b, row_count)
 
@@ -230,89 +228,57 @@ class _Blocked:
 
         def rows() -> None:
             number = e.plus(self.first_row, e.variables[row])
-            target = _Target(scratch, e.constant_index(self.margin), e.constant_index(0))
-            self._row_of_tiles(e, a, b, number, None, e.constant_index(self.depth), target)
+            rows_of_a = a.lanes(e, None, number, e.constant_index(1))
+            self._multiply(e, scratch, (a, b), rows_of_a, None, e.constant_index(self.depth), e.constant_index(0))
             self._finish_rows(e, scratch, e.times(number, self.tile.rows), self.tile.rows)
 
         e.repeat(row, row_count, rows)
 
     def _many_panels(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
         """Panels of K one after the other, sums in scratch; then the operations that follow on the whole block."""
-        rows = self.schedule.block_rows * self.tile.rows
-        panel, row = Var("panel", self.panels), Var("row", rows)
+        panel = Var("panel", self.panels)
 
         def panels() -> None:
             start = e.times(e.variables[panel], self.schedule.panel)
-            count = e.rest(self.depth, start, self.schedule.panel)
-
-            def tiles() -> None:
-                corner = e.plus(e.times(e.variables[row], self.tile.rows * self.stride), self.margin)
-                number = e.plus(self.first_row, e.variables[row])
-                target = _Target(scratch, corner, e.variables[panel])
-                self._row_of_tiles(e, a, b, number, start, count, target)
-
-            e.repeat(row, row_count, tiles)
+            count = e.part(self.depth, start, self.schedule.panel)
+            rows_of_a = a.lanes(e, start, self.first_row, row_count)
+            self._multiply(e, scratch, (a, b), rows_of_a, start, count, e.variables[panel])
 
         e.repeat(panel, panel.extent, panels)
+        rows = self.schedule.block_rows * self.tile.rows
         self._finish_rows(e, scratch, e.times(self.first_row, self.tile.rows), rows)
 
-    def _row_of_tiles(
-        self, e: VectorEmitter, a: _Reader, b: _Reader, number: ir.Value, start: ir.Value | None, count: ir.Value,
-        target: _Target,
+    def _multiply(
+        self, e: VectorEmitter, scratch: ir.Value, operands: tuple[_Reader, _Reader], rows: Lanes,
+        start: ir.Value | None, count: ir.Value, panel: ir.Value,
     ) -> None:  # fmt: skip
-        """The tiles of a block that share rows: `count` steps along K from `start` on."""
-        column = Var("column", self.schedule.block_columns)
-
-        def base(x: _Reader, tile: ir.Value) -> ir.Value:
-            first = x.base(tile)
-            return first if start is None else e.plus(first, e.times(start, x.depth_stride))
-
-        a_base = base(a, number)
-
-        def columns() -> None:
-            b_base = base(b, e.plus(self.first_column, e.variables[column]))
-            corner = e.plus(target.corner, e.times(e.variables[column], self.tile.columns))
-            here = target._replace(corner=corner)
-            if self.tile.along_k:
-                self._tile_along_k(e, a, b, a_base, b_base, here)
-            else:
-                self._tile_along_columns(e, a, b, a_base, b_base, count, here)
-
-        e.repeat(column, self.column_count, columns)
-
-    # -- tiles ------------------------------------------------------------------------------------------------------
-    def _tile_along_columns(
-        self, e: VectorEmitter, a: _Reader, b: _Reader, a_base: ir.Value, b_base: ir.Value, count: ir.Value,
-        target: _Target,
-    ) -> None:  # fmt: skip
-        """C[r, v] += a[r, k] * b[k, v], one register per (r, v)."""
-        tile = self.tile
+        """The tiles of a block: `count` steps along K from `start` on, added to what is there but in panel 0."""
+        (a, b), tile = operands, self.tile
+        columns = b.lanes(e, start, self.first_column, self.column_count)
+        at, *sizes = map(e.constant_index, (self.margin, self.stride, self.column_tiles - 1, self.column_overlap))
+        sums = Sums(at, sizes[0], panel, *sizes[1:])
         dtypes = a.dtype.name, b.dtype.name, self.dtype.name
-        what = gemm_tile(tile.rows, tile.vectors, tile.lanes, *dtypes)
-        strides = [e.constant_index(n) for n in (a.lane_stride, a.depth_stride, b.depth_stride, self.stride)]
-        a_lane, a_depth, b_depth, c_stride = strides
-        numbers = [a_base, a_lane, a_depth, b_base, b_depth, count, target.corner, c_stride, target.panel]
-        call(e, what, [a.buffer, b.buffer, target.scratch], numbers)
+        if tile.along_k:
+            what = gemm_block_k(tile.rows, tile.vectors, tile.lanes, *dtypes, self.depth % tile.lanes)
+            count = e.constant_index(self.depth // tile.lanes)
+        else:
+            what = gemm_block(tile.rows, tile.vectors, tile.lanes, *dtypes, self._skipped())
+        call(e, what, [a.buffer, b.buffer, scratch], Block(rows, columns, sums, count).numbers())
 
-    def _tile_along_k(
-        self, e: VectorEmitter, a: _Reader, b: _Reader, a_base: ir.Value, b_base: ir.Value, target: _Target
-    ) -> None:
-        """C[r, c] = sum over k of a[r, k] * b[c, k], a vector of k at a time."""
-        tile = self.tile
-        dtypes = a.dtype.name, b.dtype.name, self.dtype.name
-        what = gemm_tile_k(tile.rows, tile.vectors, tile.lanes, *dtypes, self.depth % tile.lanes)
-        sizes = [e.constant_index(n) for n in (a.lane_stride, b.lane_stride, self.depth // tile.lanes, self.stride)]
-        a_lane, b_lane, count, c_stride = sizes
-        numbers = [a_base, a_lane, b_base, b_lane, count, target.corner, c_stride]
-        call(e, what, [a.buffer, b.buffer, target.scratch], numbers)
+    def _skipped(self) -> int:
+        """Vectors of the last column of tiles that the one before has computed; -1: it does not overlap."""
+        if not _present(self.column_overlap):
+            return -1
+        return 0 if is_symbolic(self.column_overlap) else self.column_overlap // self.tile.lanes
 
     # -- what follows the product -----------------------------------------------------------------------------------
     def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, first: ir.Value, most: int) -> None:
         """Up to `most` rows from `first` on, which lie at the start of scratch, through the operations that follow."""
-        local, column = Var("local", most), Var("column", self.schedule.block_columns * self.tile.columns)
+        local = Var("local", most)
+        column = Var("column", min(self.schedule.block_columns * self.tile.columns, plain(self.n)))
         nodes = [r.node for r in self.product.roots]
         start = e.times(self.first_column, self.tile.columns)
-        count = e.rest(self.n, start, column.extent)
+        count = e.part(self.n, start, column.extent)
 
         def row() -> None:
             i = e.variables[self.a.lane] = e.plus(first, e.variables[local])
@@ -320,8 +286,6 @@ class _Blocked:
             if _present(self.row_overlap):
                 at = e.plus_from(at, self.row_overlap, i, (self.row_tiles - 1) * self.tile.rows)
             at = e.plus(e.times(at, self.stride), self.margin)
-            if _present(self.column_overlap):
-                self._close_gap(e, scratch, at)
             if self.n > 1:  # a single column is no variable of the product's position
                 e.hoist(nodes, [self.b.lane])
 
@@ -334,22 +298,4 @@ class _Blocked:
 
             e.lanes(column, count, element)
 
-        e.repeat(local, e.rest(self.m, first, most), row)
-
-    def _close_gap(self, e: VectorEmitter, scratch: ir.Value, at: ir.Value) -> None:
-        """The last tile began further left than its place in scratch says: move its columns in this row there."""
-        width = 1 if self.tile.along_k else self.tile.lanes
-        word = Var("word", self.tile.columns // width)
-
-        def move() -> None:
-            start = e.plus(at, e.times(e.plus(self.column_count, -1), self.tile.columns))
-
-            def piece() -> None:
-                place = e.plus(start, e.times(e.variables[word], width))
-                value = e.load_vector(scratch, self.dtype, place, width, self.dtype)
-                back = self.n - self.column_tiles * self.tile.columns
-                e.store_vector(value, scratch, e.plus(place, back))
-
-            e.repeat(word, word.extent, piece)
-
-        e.when_equal(e.plus(self.first_column, self.column_count), self.column_tiles, move)
+        e.repeat(local, e.part(self.m, first, most), row)

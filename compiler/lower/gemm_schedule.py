@@ -11,6 +11,7 @@ PANEL = 512  # of K: a panel of b (PANEL x tile columns) streams from L2 while a
 SCRATCH_BYTES = 1 << 17  # sums of a block between the panels of K, on the stack
 L2_SHARE = 1 << 18  # a matrix of so many bytes stays in L2 beside the rest
 LARGE = 1 << 20  # one of so many does not
+UNUSUAL = 1.05  # so much better must a tile be that is compiled for a few products only
 ROW_TILES = 6  # so many rows of tiles pay for packing b
 
 
@@ -80,8 +81,7 @@ def choose(
         while lanes > 4 and lanes // 2 >= n:
             lanes //= 2
         pack_a = _pack_a(m, n, depth, a, lanes)
-        rows = 8 if not pack_a and _crowded(a) else m
-        tile = choose_tile(min(rows, m), n, lanes, registers)
+        tile = choose_tile(m, n, lanes, registers, 8 if not pack_a and _crowded(a) else 24)
         in_place = b.plain and b.lane_stride == 1 and n >= tile.columns
         pack_b = not in_place or (ceil_div(m, tile.rows) > ROW_TILES and depth * n * b.size > L2_SHARE)
     return _blocks(batch, m, n, depth, size, tile, pack_a, pack_b, b)
@@ -95,25 +95,36 @@ def _crowded(a: Side) -> bool:
 def _pack_a(m: int, n: int, depth: int, a: Side, lanes: int) -> bool:
     if not a.plain:
         return True
-    many, large = n >= 16 * lanes, m * depth * a.size > LARGE
     if a.size == 2 and n >= 4 * lanes:
         return True  # converts each element once instead of once per tile
     if a.depth_stride == 1:
-        return m > 8 and many and (large or _crowded(a))
-    return m > 8 and large and (many or a.depth_stride * a.size % 2048 == 0)
+        return False  # the rows of a tile are runs of memory, read in order, which stay in L1
+    # The rows of k of a tile lie far apart; where their distance is such, they compete for a few lines of L1.
+    return m > 8 and n >= 16 * lanes and m * depth * a.size >= LARGE and a.depth_stride * a.size % 2048 == 0
 
 
-def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
-    """The tile whose estimated cycles for the whole product are fewest: two multiply-adds or two loads per cycle."""
+def choose_tile(m: int, n: int, lanes: int, registers: int, most_rows: int = 24) -> Tile:
+    """The tile whose estimated cycles for the whole product are fewest: two multiply-adds or two loads per cycle.
+
+    Of similar ones the one that most products share: 6 x 4 registers of 32, 6 x 2 of 16.
+    """
+    usual = ((6, 4), (12, 2)) if registers == 32 else ((6, 2),)
     best, least = Tile(1, 1, lanes), float("inf")
-    for vectors in (2, 1, 3, 4, 6, 8):
+
+    def cycles(rows: int, vectors: int) -> float:
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.5
+
+    for vectors in (4, 2, 1, 3, 6, 8) if registers == 32 else (2, 1, 3, 4, 6, 8):
         if vectors > 1 and vectors * lanes > n:
             continue
-        for rows in range(1, min(m, 16 if vectors > 1 else 24) + 1):
+        for rows in range(1, min(m, most_rows, 16 if vectors > 1 else 24) + 1):
             if rows * vectors + vectors + 1 > registers:
                 break
-            cycles = max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.5
-            total = ceil_div(m, rows) * ceil_div(n, vectors * lanes) * cycles
+            whole, rest = max(n // (vectors * lanes), 1), max(n - vectors * lanes, 0) % (vectors * lanes)
+            edge = cycles(rows, ceil_div(rest, lanes)) if rest else 0.0
+            total = ceil_div(m, rows) * (whole * cycles(rows, vectors) + edge)
+            if (rows, vectors) not in usual:
+                total *= UNUSUAL
             if total < least * 0.999:
                 best, least = Tile(rows, vectors, lanes), total
     return best

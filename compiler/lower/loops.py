@@ -32,13 +32,15 @@ from mlxir.compiler.lower.emit import SCRATCH_BYTES, Emitter
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, children, indices, reachable, substitute
+from mlxir.compiler.passes.split_reductions import SHORT, is_short
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import Aval
 from mlxir.dialects.symbolic import is_symbolic, plain
 from mlxir.runtime.dtypes import Dtype
 
-COSTLY = 8
+COSTLY = 8  # operations: what several stages of a row need is then kept rather than computed again from L1
 COLUMN_BLOCK = 4096  # columns: accumulators of a block stay in L1, and rows are read in long runs
+COLUMN_BYTES = 1 << 19  # of a block of columns that is read more than once: part of L2
 MIN_ITERATIONS = 8  # of a column kernel, so that threads have something to share
 ROWS_AT_ONCE = 4
 MOST_PIECES = 8  # of an axis along which arrays are joined
@@ -84,7 +86,7 @@ def loop_function(body: ir.Block, name: str, buffers: Sequence[Aval]) -> tuple[i
     return operation, block
 
 
-def lower_fused(function: Function, body: ir.Block) -> Lowered:
+def lower_fused(function: Function, body: ir.Block, costly: int = COSTLY) -> Lowered:
     """Lower one fused kernel into the module whose body block is given."""
     ops, results = function.read()
     avals = [t.aval for t in function.arguments] + [t.aval for t in results]
@@ -93,7 +95,7 @@ def lower_fused(function: Function, body: ir.Block) -> Lowered:
         k = ScalarBuilder(ir.InsertionPoint(block))
         emitter = Emitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
         if any(t.aval.size for t in results):
-            extent, work = Form(ops, function.arguments, results).emit(emitter)
+            extent, work = Form(ops, function.arguments, results, costly=costly).emit(emitter)
         else:
             extent, work = over(emitter, [Var("nothing", 0)], lambda: None), 0.0
         k.op("func.return", [])
@@ -114,12 +116,13 @@ class Form:
     """The loop structure of one kernel, found once, then emitted."""
 
     def __init__(
-        self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor], lead: Op | None = None
-    ):
+        self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor], lead: Op | None = None,
+        costly: int = COSTLY,
+    ):  # fmt: skip
         self.pull = Pull(ops, {id(t): i for i, t in enumerate(arguments)}, results)
-        self.results = results
+        self.results, self.costly = results, costly
         self.outputs: Sequence[int] = range(len(arguments), len(arguments) + len(results))  # their buffers
-        reductions = [op for op in ops if op.record.lowering == "reduce"]
+        reductions = [op for op in ops if op.record.lowering == "reduce" and not is_short(op)]
         self.axes: tuple[int, ...] = ()
         if reductions:
             lead = lead or max(reductions, key=lambda op: op.operands[0].aval.size)
@@ -198,8 +201,27 @@ class Form:
                 self.inner = merged
             n -= 1
 
+    def _write_out_last(self) -> None:
+        """Where the last outer axis has few elements, and these share what is dear, they are computed together.
+
+        Accelerations of bodies have three parts: the distances that all three need are computed once.
+        """
+        last = self.outer[-1] if len(self.outer) > 1 else Var("none", 1)
+        if is_symbolic(last.extent) or not 1 < last.extent <= SHORT:
+            return
+        if not any(n.cost >= COSTLY and n.free and last not in n.free for n in reachable(self.roots)):
+            return
+        roots, positions = self.roots, self.positions
+        self.outer, self.roots, self.positions = self.outer[:-1], [], []
+        for i in range(last.extent):
+            at = {last: Index.of(i)}
+            self.roots += substitute(self.pull.graph, roots, at, {})
+            self.positions += [p.substitute(at) for p in positions]
+        self.outputs = [*self.outputs] * last.extent
+
     # -- emission ---------------------------------------------------------------------------------------------------
     def emit(self, e: Emitter) -> tuple[int, float]:
+        self._write_out_last()
         nodes = reachable(self.roots)
         staged = [
             n for n in nodes if n.kind == "reduce" and n.data[1] == self.inner and not n.free & frozenset(self.inner)
@@ -374,7 +396,7 @@ class RowEmitter:
         shared = [
             n
             for n, count in uses.values()
-            if count > 1 and n.free & bound and n.kind == "apply" and self._cost(n) >= COSTLY
+            if count > 1 and n.free & bound and n.kind == "apply" and self._cost(n) >= self.form.costly
         ]
         nested = {id(i) for n in shared for i in _within(n.args, self.staged) if uses[id(i)][1] <= uses[id(n)][1]}
         chosen = [n for n in shared if id(n) not in nested]
@@ -479,7 +501,11 @@ class _ColumnEmitter:
         *self.rows, self.lane = form.outer
         rows = prod([v.extent for v in self.rows])
         share = -(-plain(self.lane.extent * rows) // MIN_ITERATIONS)
-        self.block = min(max(-(-share // 64) * 64, 64), COLUMN_BLOCK, plain(self.lane.extent))
+        most = COLUMN_BLOCK
+        if len(self.stages) > 1:  # a block of columns that is read again should still be in the cache, if it can be
+            fitting = COLUMN_BYTES // (4 * max(1, plain(prod([v.extent for v in form.inner])))) // 64 * 64
+            most = min(fitting or most, most)
+        self.block = min(max(-(-share // 64) * 64, 64), most, plain(self.lane.extent))
         self.blocks = -(-self.lane.extent // self.block)
         self.full, self.short = form.stores(e)
 

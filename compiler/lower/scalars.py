@@ -10,10 +10,12 @@ kernel is recognised.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlxir.compiler.lower.index import Condition, Dynamic, Index, Remainder, Var, linear
+from mlxir.compiler.passes.split_reductions import is_short
 from mlxir.compiler.program import attr_key
 from mlxir.dialects.mlir import Op, Tensor
 from mlxir.dialects.mx import Aval, Primitive
@@ -55,6 +57,15 @@ class _Rounded:
     @staticmethod
     def body(k: Any, x: Any) -> Any:
         return k.rounded(x)
+
+
+class _Combined:
+    """A pseudo-primitive: one step of a reduction."""
+
+    costly = False
+
+    def __init__(self, reduction: Primitive):
+        self.name, self.body = f"combined {reduction.name}", reduction.combine
 
 
 class Operand:
@@ -112,7 +123,7 @@ class ScalarGraph:
         cost = 1 + sum(n.cost for n in dynamic)
         return self._node("load", dtype, (), (buffer, position, dynamic), (buffer, position.key), cost, position.free())
 
-    def apply(self, record: Primitive | type[_Rounded], args: Sequence[Scalar], attrs: dict, dtype: Dtype) -> Scalar:
+    def apply(self, record: Primitive | type[_Rounded] | _Combined, args: Sequence[Scalar], attrs: dict, dtype: Dtype) -> Scalar:
         key = (record.name, tuple([attr_key(a) for a in attrs.values()]))
         return self._node(
             "apply", dtype, tuple(args), (record, attrs), key, 12 if getattr(record, "costly", False) else 1
@@ -215,11 +226,25 @@ class Pull:
 
     def _reduce(self, op: Op, idx: tuple[Index, ...]) -> Scalar:
         (x,), axes = op.operands, op.attrs["axes"]
+        if is_short(op):
+            return self._written_out(op, idx)
         taken: frozenset[Var] = frozenset().union(*[i.free() for i in idx])
         variables = tuple(self.inner(n, x.shape[a], taken) for n, a in enumerate(sorted(axes)))
         rest, inner = iter(idx), iter(variables)
         full = tuple(Index.of(next(inner)) if a in axes else next(rest) for a in range(len(x.shape)))
         return self.graph.reduce(op.record, variables, self.at(x, full))
+
+
+    def _written_out(self, op: Op, idx: tuple[Index, ...]) -> Scalar:
+        """A reduction of a few elements, in their order."""
+        (x,), axes = op.operands, sorted(op.attrs["axes"])
+        step, total = _Combined(op.record), None
+        for place in itertools.product(*[range(x.shape[a]) for a in axes]):
+            rest, inner = iter(idx), iter(place)
+            value = self.at(x, tuple(Index.of(next(inner)) if a in axes else next(rest) for a in range(len(x.shape))))
+            total = value if total is None else self.graph.apply(step, (total, value), {}, value.dtype)
+        assert total is not None
+        return total
 
 
 def substitute(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from mlxir.compiler.lower.builder import _STORAGE, _TYPES, INDEX, Reg
 from mlxir.compiler.lower.emit import Emitter
 from mlxir.compiler.lower.index import Var
@@ -19,7 +21,7 @@ with context:
     _REASSOC = ir.Attribute.parse("#arith.fastmath<reassoc>")
     _ADD = ir.Attribute.parse("#vector.kind<add>")
 
-_EQUAL, _AT_LEAST = 0, 5
+_EQUAL, _LESS, _AT_LEAST = 0, 2, 5
 
 
 class VectorEmitter(Emitter):
@@ -46,8 +48,17 @@ class VectorEmitter(Emitter):
     def product(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.k.op("arith.muli", [a, b], INDEX)
 
+    def lesser(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.k.op("arith.minsi", [a, b], INDEX)
+
     def least(self, a: ir.Value, n: int) -> ir.Value:
-        return self.k.op("arith.minsi", [a, self.constant_index(n)], INDEX)
+        return self.lesser(a, self.constant_index(n))
+
+    def part(self, total: int, used: ir.Value, most: int) -> ir.Value:
+        """min(total - used, most) for `used` a multiple of `most`, which is known where parts come out even."""
+        if not is_symbolic(total) and total % most == 0:
+            return self.constant_index(most)
+        return self.rest(total, used, most)
 
     def rest(self, total: int, used: ir.Value, most: int) -> ir.Value:
         """min(total - used, most)."""
@@ -142,6 +153,17 @@ class VectorEmitter(Emitter):
         # shuffle: lane i of the result is lane mask[i] of the two operands in a row
         mask = ir.DenseI64ArrayAttr.get([n + i if i < first else i for i in range(n)])
         return self.k.op("vector.shuffle", [value, zeros], value.type, mask=mask)
+
+    def leading_mask(self, count: ir.Value, lanes: int) -> ir.Value:
+        """Which of so many lanes are among the first `count` (any number)."""
+        kind, whole = ir.VectorType.get([lanes], _TYPES[int64]), self.k.op("arith.index_cast", [count], _TYPES[int64])
+        numbers = ir.DenseElementsAttr.get(np.arange(lanes, dtype=np.int64), type=kind)
+        operands = [self.k.op("arith.constant", [], kind, value=numbers), self.k.op("vector.broadcast", [whole], kind)]
+        code = ir.IntegerAttr.get(_TYPES[int64], _LESS)
+        return self.k.op("arith.cmpi", operands, ir.VectorType.get([lanes], _TYPES[bool_]), predicate=code)
+
+    def choose(self, mask: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.k.op("arith.select", [mask, a, b], a.type)
 
     def leading(self, value: ir.Value, lanes: int, dtype: Dtype) -> ir.Value:
         """The first `lanes` lanes."""

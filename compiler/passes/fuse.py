@@ -8,7 +8,7 @@ Operations are placed last first, so the kernels that read a value are known whe
 - an element operation joins the kernels that read it, and is computed there, unless the value must exist in memory (a
 result, an
   operand of a kernel with loops of its own) or computing it again would cost more than reading it;
-- a reduction joins the one kernel that reads it if both walk the same rows;
+- a reduction joins the one kernel that reads it if both walk the same rows; one of a few elements is an element operation;
 - a value that must exist in memory is one more result of a kernel that reads it, where their iteration spaces are the
 same;
 - a contraction (matmul, conv) takes the element kernel that reads it for its epilogue.
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from mlxir.compiler.passes.mixed import join_columns
 from mlxir.compiler.passes.ordering import Waits, without_depends
+from mlxir.compiler.passes.split_reductions import SHORT, is_short
 from mlxir.dialects.mlir import Function, Module, Op, Tensor
 from mlxir.dialects.mx import Aval
 from mlxir.runtime.errors import CompileError
@@ -134,7 +135,7 @@ class Fusion:
             self._materialize(n, Group(kind, op.results[0].shape), readers)
         elif lowering == "kernel":
             self._place_contraction(n, op, readers)
-        elif lowering == "reduce":
+        elif lowering == "reduce" and not is_short(op):
             self._place_reduction(n, op, readers)
         else:
             self._place_element(n, op, readers)
@@ -236,7 +237,9 @@ class Fusion:
         size = op.results[0].aval.size
         costly = getattr(op.record, "costly", False)
         inline = bool(readers) and not self._must_exist(op) and all(g.kind != "library" for g in readers)
-        if inline and len(readers) > 1 and (costly or op.record.kind == "elementwise"):
+        if op.record.kind == "reduction":
+            inline = inline and all(size * SHORT >= prod(g.shape) for g in readers)
+        if inline and len(readers) > 1 and (costly or op.record.kind in ("elementwise", "reduction")):
             # Computing it in several kernels reads its operands several times instead of it once.
             inline = (
                 not costly

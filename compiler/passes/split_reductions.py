@@ -22,6 +22,7 @@ LARGE = (
     1 << 20
 )  # elements of a reduction over leading axes that is split although it has many results: rows are read whole
 MOST_PIECES = 64
+SHORT = 4  # elements of a reduction that is no loop
 DEEP, FEW_PRODUCTS = 1 << 13, 1 << 14  # of a matrix product: steps along K, and results
 
 
@@ -49,6 +50,17 @@ def split_reductions(module: Module) -> None:
         (outer,) = m.emit(op.record, [inner], {"axes": (first,)})
         op.operation.results[0].replace_all_uses_with(outer.value)
         op.operation.erase()
+
+
+def is_short(op: Op) -> bool:
+    """Whether a reduction combines so few elements that it is written out, and fused, as if it were an element operation.
+
+    The squared distance of two points is one. Neither a loop nor a kernel is made for it.
+    """
+    if op.record.kind != "reduction":
+        return False
+    count = prod(op.operands[0].shape[a] for a in op.attrs["axes"])
+    return not is_symbolic(count) and 1 <= count <= SHORT
 
 
 def _by_first_axis(op: Op) -> bool:

@@ -42,7 +42,7 @@ from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Place, Plan
 from mlxir.compiler.lower.scalar_math import define_math_function
 from mlxir.compiler.passes.fuse import Fused
 from mlxir.compiler.target import metal_expr as x
-from mlxir.compiler.target.metal_body import Body, Memory, bytes_of, storage_type
+from mlxir.compiler.target.metal_body import Body, Memory, bytes_of
 from mlxir.compiler.target.metal_expr import Expr
 from mlxir.compiler.target.metal_matrix import INCLUDE, SUBGROUP, subgroups_of
 from mlxir.compiler.target.metal_memory import (
@@ -55,6 +55,7 @@ from mlxir.compiler.target.metal_memory import (
 )
 from mlxir.compiler.target.metal_ops import HELPERS, MATHLIB
 from mlxir.compiler.target.metal_reduce import SIMD, helper
+from mlxir.compiler.target.metal_vectors import elements_per_thread, print_neighbours
 from mlxir.dialects.mlir import Function, Op, context, ir
 from mlxir.dialects.mx import Aval
 from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, float32, float64
@@ -66,7 +67,7 @@ THREADGROUP_BYTES = 32 << 10
 PER_THREAD = 4  # elements of a row that one thread takes
 FEW = 16  # a loop of so few iterations is not worth a threadgroup ...
 MANY = 256  # ... if there are so many of them
-LARGE = 1 << 16  # elements from which on a thread computes several of them: 8 bytes of the smallest type
+LARGE = 1 << 16  # elements from which on a thread computes several neighbours, as vectors
 OWN_BYTES = 1 << 10  # of scratch that a single thread may have
 # Sums and products are rounded one by one, as on the CPU; clang's own pragma is one that every compiler of the family
 # knows, where Metal's is new.
@@ -84,9 +85,9 @@ class MetalCode(NamedTuple):
 class Mapping(NamedTuple):
     """How a kernel's top-level iterations become threads.
 
-    "thread": one thread each, or `each` neighbours to a thread. "grid": one row of threads each, along the one loop
-    inside. "group": one threadgroup each, whose threads share the iterations of the loops inside; as many SIMD-groups
-    as multiply matrices, if any do.
+    "thread": one thread each. "grid": one row of threads each, along the one loop inside. In both a thread may compute
+    `each` neighbours. "group": one threadgroup each, whose threads share the iterations of the loops inside; as many
+    SIMD-groups as multiply matrices, if any do.
     """
 
     form: str
@@ -127,27 +128,20 @@ def map_to_device(step: Step, block: ir.Block) -> Mapping:
         if operation.name == SUBGROUP:  # SIMD-groups work together on matrices
             return Mapping("group", (step.extent, 1, 1), (subgroups_of(operation) * SIMD, 1, 1))
     per_thread = Mapping("thread", (step.extent, 1, 1), (min(256, _whole(step.extent)), 1, 1))
-    if not widest and LARGE <= step.extent <= x.RANGE["uint"][1] - MOST_THREADS and (each := _elements(block)) > 1:
+    if not widest and LARGE <= step.extent <= x.RANGE["uint"][1] - MOST_THREADS:
+        each = elements_per_thread(block)
         return per_thread._replace(grid=(-(-step.extent // each), 1, 1), each=each)
     if not widest or (widest <= FEW and step.extent >= MANY) or _mostly_serial(block, inner):
         return per_thread
     if len(inner) == 1 and _flat(block, inner[0]):
-        columns = min(widest, 256)
-        return Mapping("grid", (widest, step.extent, 1), (columns, max(1, min(256 // columns, step.extent)), 1))
+        each = elements_per_thread(inner[0].regions[0].blocks[0]) if widest * step.extent >= LARGE else 1
+        each = each if widest % each == 0 else 1
+        columns = min(widest // each, 256)
+        threads = (columns, max(1, min(256 // columns, step.extent)), 1)
+        return Mapping("grid", (widest // each, step.extent, 1), threads, each)
     repeated = any(p.parent.name != "scf.parallel" for p in inner)
     threads = min(_whole(widest if repeated else -(-widest // PER_THREAD)), MOST_THREADS)
     return Mapping("group", (step.extent, 1, 1), (threads, 1, 1))
-
-
-def _elements(block: ir.Block) -> int:
-    """How many neighbours a thread computes where an iteration only computes elements: 8 bytes of the smallest."""
-    operations = list(walk(block))
-    if any(o.name.startswith("scf.") and o.name not in ("scf.if", "scf.yield", "scf.reduce") for o in operations):
-        return 1
-    accessed = [o.operands[o.name == "memref.store"] for o in operations if o.name in ("memref.load", "memref.store")]
-    if any(is_scratch(m) for m in accessed):
-        return 1
-    return max(1, 8 // min(bytes_of(storage_type(ir.MemRefType(m.type).element_type, "")) for m in accessed))
 
 
 def _whole(threads: int) -> int:
@@ -314,26 +308,39 @@ class _Shaders:
             body.visit(view.operation)
         name = {"thread": "i", "grid": "row", "group": "group"}[mapping.form]
         body.env[inside.arguments[0]] = _variable(name, extent)
-        if mapping.each > 1:
-            body.line(f"const uint first = thread_position * {mapping.each};")
-            last = f"first + {mapping.each}"
-            if extent % mapping.each:
-                last = f"min({last}, {extent}u)"
-            with body.braces(f"for (uint i = first; i < {last}; ++i)"):
-                body.run(inside)
-                body.flush()
+        if mapping.form == "thread" and mapping.each > 1:
+            _print_neighbours(body, inside, extent, mapping.each)
             return
         if mapping.form == "grid":
             body.line("const uint row = position.y;")
-            body.line("const uint column = position.x;")
+            start = "column = position.x" if mapping.each == 1 else f"first = position.x * {mapping.each}"
+            body.line(f"const uint {start};")
         for view in inside.operations:
             operation = view.operation
             if mapping.form == "grid" and operation.name == "scf.parallel":
-                columns = operation.regions[0].blocks[0]
-                body.env[columns.arguments[0]] = _variable("column", mapping.grid[0])
-                body.run(columns)
+                columns, count = operation.regions[0].blocks[0], mapping.grid[0] * mapping.each
+                if mapping.each > 1:
+                    print_neighbours(body, columns, "column", _variable("first", count), mapping.each)
+                else:
+                    body.env[columns.arguments[0]] = _variable("column", count)
+                    body.run(columns)
             elif operation.name != "scf.reduce":
                 body.visit(operation)
+
+
+def _print_neighbours(body: Body, block: ir.Block, extent: int, each: int) -> None:
+    """The elements of a thread; those of the last one, if there are fewer, one after the other."""
+    body.line(f"const uint first = thread_position * {each};")
+    if extent % each == 0:
+        print_neighbours(body, block, "i", _variable("first", extent), each)
+        return
+    with body.braces(f"if (first + {each} <= {extent})"):
+        print_neighbours(body, block, "i", _variable("first", extent), each)
+        body.line("return;")
+    body.env[block.arguments[0]] = _variable("i", extent)
+    with body.braces(f"for (uint i = first; i < {extent}; ++i)"):
+        body.run(block)
+        body.flush()
 
 
 def _variable(name: str, extent: int) -> Expr:
@@ -348,7 +355,7 @@ def _element_type(dtype: Dtype) -> str:
 
 def _positions(mapping: Mapping, body: Body) -> list[str]:
     """The built-in parameters of a kernel; the last one closes the list."""
-    if mapping.each > 1:
+    if mapping.form == "thread" and mapping.each > 1:
         return ["uint thread_position [[thread_position_in_grid]]) {"]
     if mapping.form == "thread":
         return ["uint i [[thread_position_in_grid]]) {"]

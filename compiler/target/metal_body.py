@@ -62,6 +62,7 @@ class Body:
         self._variables: list[str] = []  # loop variables in scope
         self._lanes = 0  # how many loops over threads we are in
         self._iv: ir.Value | None = None  # of the loop over threads that we are in
+        self.neighbours: dict[tuple[ir.Value, ir.Value], str] = {}  # (memory, position) -> element of a vector
         self._slot: str | None = (
             None  # the variable that counts a thread's own iterations of it; None where there is one at most
         )
@@ -212,14 +213,23 @@ class Body:
         own = x.arithmetic("+", x.arithmetic("*", turn, x.integer(lane.stride), 32), x.integer(offset), 32)
         return f"{memory.name}[{own.text}]"
 
+    def _place(self, target: ir.Value, index: ir.Value) -> Expr:
+        """An element of memory, or of the vector that it was loaded into."""
+        memory = self.memory[target]
+        neighbour = self.neighbours.get((target, index))
+        if neighbour is None:
+            return self._element(memory, index)
+        low, high = x.RANGE.get(memory.type, (0, 0))
+        return Expr(neighbour, memory.type, 0, low, high)
+
     def load(self, operation: ir.Operation) -> None:
-        self._define(operation.results[0], self._element(self.memory[operation.operands[0]], operation.operands[1]))
+        self._define(operation.results[0], self._place(*operation.operands))
 
     def store(self, operation: ir.Operation) -> None:
         value, target, index = operation.operands
         memory = self.memory[target]
         e = self._converted(self.use(value), memory.type)
-        place = self._element(memory, index)
+        place = self._place(target, index)
         self.flush()
         # Outside of a loop over the threads they all compute the same value: one of them stores it.
         alone = self.group is not None and not self._lanes and memory.space != "thread"

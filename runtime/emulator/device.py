@@ -158,6 +158,10 @@ class EmulatedMetal:
             self._local.pools = [*getattr(self._local, "pools", []), made]
         return made
 
+    def _retain(self, target: _Object) -> int:
+        target.owners += 1
+        return target.handle
+
     def _release(self, target: _Object) -> None:
         target.owners -= 1
         if not target.owners:
@@ -309,7 +313,9 @@ class EmulatedMetal:
         self._recording(target)
         if fence.updated is None:
             raise MetalMisuseError("an encoder waits for a fence that nothing updates")
-        target.after |= {fence.updated, *fence.updated.after}
+        with self._lock:  # what has run needs no order any more
+            waiting = {e for c in self._committed for e in c.encoders}
+        target.after |= {fence.updated, *(fence.updated.after & waiting)}
 
     def _dispatchThreads_threadsPerThreadgroup(
         self, target: _Object, grid: Sequence[int], group: Sequence[int], in_threadgroups: bool = False

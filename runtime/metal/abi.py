@@ -29,6 +29,7 @@ SIZE = "{MTLSize=QQQ}"
 MESSAGES: dict[str, Message] = {
     # Foundation
     "new": Message("NSObject", "+@"),
+    "retain": Message("NSObject", "@"),
     "release": Message("NSObject", "v"),
     "respondsToSelector:": Message("NSObject", "Z", (":",)),
     "drain": Message("NSAutoreleasePool", "v"),

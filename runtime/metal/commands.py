@@ -9,10 +9,12 @@ fence orders an encoder behind the one before.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
+from ..buffers import Buffer
 from .abi import CONSTANTS
 from .device import Device, DeviceError, Pipeline
 from .objc import Handle
@@ -44,17 +46,16 @@ class Span(NamedTuple):
 
 
 class Commands:
-    """What one run of a schedule sends to the device. Used inside `Device.autoreleased` by one thread.
+    """What one run of a schedule sends to the device. Used inside `Device.autoreleased`, by one thread at a time.
 
-    `with Commands(device) as commands: ...` waits for the device at the end. After an exception nothing that was not
-    committed is.
+    `with Commands(device) as commands: ...` waits for the device at the end, unless `hand_over` took what there is to
+    wait for. After an exception nothing that was not committed is.
     """
 
     def __init__(self, device: Device):
         self._device, self._send = device, device.send
         self._encoder: Handle = None
         self._buffer: Handle = None
-        self._fence: Handle = None
         self._committed: list[Handle] = []
         self._read: list[Span] = []
         self._written: list[Span] = []
@@ -65,14 +66,12 @@ class Commands:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        try:
-            if kind is None:
-                self.finish()
-            elif self._encoder:
-                self._send(self._encoder, "endEncoding")  # Metal aborts the process over an encoder that is left open
-        finally:
-            if self._fence:
-                self._send(self._fence, "release")
+        if kind is None:
+            self.finish()
+            return
+        if self._encoder:
+            self._send(self._encoder, "endEncoding")  # Metal aborts the process over an encoder that is left open
+        wait_for(self._device, self.hand_over(commit=False))
 
     def dispatch(
         self, pipeline: Pipeline, bindings: Sequence[Binding], grid: Triple, threadgroup: Triple, in_threadgroups: bool
@@ -110,13 +109,16 @@ class Commands:
 
     def finish(self) -> None:
         """Commit, and wait until all is done. Raises DeviceError for what failed."""
-        self._commit()
+        error = wait_for(self._device, self.hand_over())
+        if error is not None:
+            raise error
+
+    def hand_over(self, commit: bool = True) -> list[Handle]:
+        """Commit, and give the command buffers to the caller, who owns them and waits for them."""
+        if commit:
+            self._commit()
         committed, self._committed = self._committed, []
-        for buffer in committed:
-            self._send(buffer, "waitUntilCompleted")
-        for buffer in committed:
-            if self._send(buffer, "status") != CONSTANTS["MTLCommandBufferStatusCompleted"]:
-                raise DeviceError(f"[metal] {self._device.message(self._send(buffer, 'error'))}")
+        return committed
 
     def _open(self) -> Handle:
         if self._encoder is None:
@@ -124,22 +126,70 @@ class Commands:
             self._encoder = self._send(
                 self._buffer, "computeCommandEncoderWithDispatchType:", CONSTANTS["MTLDispatchTypeConcurrent"]
             )
-            if self._committed:
-                self._send(self._encoder, "waitForFence:", self._fence)
+            if self._device.fence_updated:
+                self._send(self._encoder, "waitForFence:", self._device.fence)
         return self._encoder
 
     def _commit(self) -> None:
         if self._encoder is None:
             return
-        if self._fence is None:
-            self._fence = self._send(self._device.handle, "newFence")
-        self._send(self._encoder, "updateFence:", self._fence)
+        self._send(self._encoder, "updateFence:", self._device.fence)
+        self._device.fence_updated = True
         self._send(self._encoder, "endEncoding")
         self._send(self._buffer, "commit")
+        self._send(self._buffer, "retain")  # beyond the autorelease pool of this run
         self._committed.append(self._buffer)
         self._encoder = self._buffer = None
         self._read, self._written = [], []
         self._dispatches = self._bytes = 0
+
+
+def wait_for(device: Device, committed: Sequence[Handle]) -> DeviceError | None:
+    """Wait for command buffers and release them; the first error that they report."""
+    error = None
+    with device.autoreleased():
+        for buffer in committed:
+            device.send(buffer, "waitUntilCompleted")
+            if error is None and device.send(buffer, "status") != CONSTANTS["MTLCommandBufferStatusCompleted"]:
+                error = DeviceError(f"[metal] {device.message(device.send(buffer, 'error'))}")
+            device.send(buffer, "release")
+    return error
+
+
+class Submission:
+    """A run that was handed to the device, and its results once it is done.
+
+    It holds what the device uses (`kept`) until then. `needed` are earlier runs whose results it takes: their errors
+    are its own. `told` says that an error was raised to somebody.
+    """
+
+    def __init__(
+        self, device: Device, committed: list[Handle], results: list[Buffer], needed: list[Submission], kept: object
+    ):
+        self.device, self.results = device, results
+        self.done = self.told = False
+        self.error: DeviceError | None = None
+        self._committed, self._needed, self._kept = committed, needed, kept
+        self._lock = threading.Lock()
+
+    def wait(self) -> list[Buffer]:
+        """The results, when they are there. Raises DeviceError for what failed."""
+        self.settle()
+        if self.error is not None:
+            self.told = True
+            raise self.error
+        return self.results
+
+    def settle(self) -> None:
+        """Wait until the device is done with it; an error is kept for whoever reads the results."""
+        with self._lock:
+            if self.done:
+                return
+            for submission in self._needed:
+                submission.settle()
+            errors = [s.error for s in self._needed] + [wait_for(self.device, self._committed)]
+            self.error = next((e for e in errors if e is not None), None)
+            self._needed, self._kept, self.done = [], None, True
 
 
 def _fitting(threadgroup: Triple, most: int) -> Triple:

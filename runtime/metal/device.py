@@ -7,11 +7,20 @@ import ctypes
 import hashlib
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .abi import CONSTANTS
 from .memory import Region, pages
 from .objc import Backend, Handle
+
+if TYPE_CHECKING:
+    from .commands import Submission
+
+
+MOST_UNDER_WAY = 8
+"""Runs that nothing waited for: each holds its arguments, results and scratch memory."""
 
 
 class DeviceError(RuntimeError):
@@ -27,7 +36,10 @@ class Device:
         if not self.handle:
             raise DeviceError("[metal] This system has no Metal device.")
         self.queue = self.send(self.handle, "newCommandQueue")
+        self.fence, self.fence_updated = self.send(self.handle, "newFence"), False
+        self.recording = threading.RLock()  # one run at a time encodes: encoders follow each other by one fence
         self._lock = threading.Lock()
+        self._under_way: deque[Submission] = deque()
         self._buffers: dict[Region, int] = {}
         self._libraries: weakref.WeakValueDictionary[str, Shaders] = weakref.WeakValueDictionary()
         pages.ended.append(self._release_buffer)
@@ -84,6 +96,24 @@ class Device:
             if found is None:
                 found = self._libraries[key] = Shaders(self, source)
         return found
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+    def submitted(self, submission: Submission) -> None:
+        """Count a run as under way. The oldest one is waited for where there are too many."""
+        self._under_way.append(submission)
+        while self._under_way and (self._under_way[0].done or len(self._under_way) > MOST_UNDER_WAY):
+            self._under_way.popleft().settle()
+
+    def synchronize(self) -> None:
+        """Wait for all runs. Raises the first error of those under way that nobody was told."""
+        error = None
+        while self._under_way:
+            submission = self._under_way.popleft()
+            submission.settle()
+            if not submission.told:
+                error = error or submission.error
+        if error is not None:
+            raise error
 
     # -- memory --------------------------------------------------------------------------------------------------------
     def buffer(self, address: int) -> tuple[int, int]:

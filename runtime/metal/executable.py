@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import dtypes
-from ..buffers import Buffer, Pool
+from ..buffers import Buffer
 from ..dtypes import Dtype
-from .commands import Binding, Commands, Triple
+from ..stream import LateBuffer
+from .commands import Binding, Commands, Submission, Triple
 from .device import Device, DeviceError, Pipeline
-from .memory import result, share, shared
+from .memory import result, share
 
 Spec = tuple[tuple[int, ...], Dtype]
 Library = Callable[[str, dict, list[np.ndarray], list[Spec]], list[np.ndarray]]
@@ -84,7 +85,7 @@ class Executable:
             raise ValueError(f"[metal] a schedule of version {schedule['version']} is unknown here")
         self._results = [_spec(s) for s in schedule["results"]]
         self._outputs: list[int] = schedule["outputs"]
-        self._arena = Pool.size_class(max(schedule["arena"], 1))
+        self._arena: int = schedule["arena"]
         kernels = any("kernel" in step for step in schedule["steps"])
         self._shaders = device.shaders(source) if kernels else None
         self._steps = [self._step(step) for step in schedule["steps"]]
@@ -118,25 +119,44 @@ class Executable:
 
     # -- running -------------------------------------------------------------------------------------------------------
     def run(self, arguments: Sequence[Buffer]) -> list[Buffer]:
-        """The results for concrete arguments, which must have the parameters' shapes and dtypes."""
-        table = [share(b) for b in arguments] + [result(shape, dtype) for shape, dtype in self._results]
+        """The results for concrete arguments, which must have the parameters' shapes and dtypes.
+
+        It does not wait for the device: reading a result does.
+        """
+        device = self._device
+        needed: list[Submission] = []
+        table = [self._shared(b, needed) for b in arguments] + [result(shape, dtype) for shape, dtype in self._results]
         table += self._constants
-        arena = shared.take(self._arena)
-        try:
-            with self._device.autoreleased(), Commands(self._device) as commands:
-                for step in self._steps:
-                    if isinstance(step, Kernel):
-                        bindings = [
-                            Binding(b.slot, _address(b.place, arena[0], table), b.place.nbytes, b.reads, b.writes)
-                            for b in step.buffers
-                        ]
-                        commands.dispatch(step.pipeline, bindings, step.grid, step.threadgroup, step.in_threadgroups)
-                    else:
-                        commands.finish()
-                        self._on_host(step, arena[0], table)
-        finally:
-            shared.give(self._arena, arena)
-        return [table[i] for i in self._outputs]
+        if not self._steps:
+            return [table[i] for i in self._outputs]
+        scratch = result((self._arena,), dtypes.uint8)
+        arena = scratch.pointer
+        with device.recording, device.autoreleased(), Commands(device) as commands:
+            for step in self._steps:
+                if isinstance(step, Kernel):
+                    bindings = [
+                        Binding(b.slot, _address(b.place, arena, table), b.place.nbytes, b.reads, b.writes)
+                        for b in step.buffers
+                    ]
+                    commands.dispatch(step.pipeline, bindings, step.grid, step.threadgroup, step.in_threadgroups)
+                else:
+                    commands.finish()
+                    for submission in needed:
+                        submission.wait()
+                    self._on_host(step, arena, table)
+            run = Submission(device, commands.hand_over(), table, needed, (self, table, scratch))
+            device.submitted(run)
+        inputs = len(arguments)
+        return [arguments[i] if i < inputs else LateBuffer(run, i, *self._results[i - inputs]) for i in self._outputs]
+
+    def _shared(self, buffer: Buffer, needed: list[Submission]) -> Buffer:
+        """An argument in memory that the device sees. What the device is still to fill is not waited for."""
+        if isinstance(buffer, LateBuffer) and isinstance(buffer.source, Submission):
+            run = buffer.source
+            if run.device is self._device and not run.done:
+                needed.append(run)
+                return run.results[buffer.number]
+        return share(buffer)
 
     def _on_host(self, step: Host, arena: int, table: list[Buffer]) -> None:
         operands = [_view(p, arena, table) for p in step.operands]

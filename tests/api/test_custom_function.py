@@ -386,3 +386,21 @@ def test_the_dump_shows_the_rules_and_then_no_transform(tmp_path: Any) -> None:
     traced, transformed = (next(folder.glob(f"{n}-*")).read_text() for n in (1, 2))
     assert '"mx.custom"() {' in traced and "fun_vjp = @my_vjp" in traced and "func.func private @my_vjp" in traced
     assert "mx.sin" in transformed and "mx.custom" not in transformed and "call" not in transformed
+
+
+def test_a_rule_may_call_its_own_function():
+    """As often as the call is differentiated it has a rule, and no more often: the factors tell how many were used."""
+
+    @mx.custom_function
+    def wave(x):
+        return mx.sin(x)
+
+    wave.vjp(lambda x, ct, out: 2 * ct * mx.cos(x) * (1 + 0 * wave(x)))
+    wave.jvp(lambda x, t: 3 * t * (mx.cos(x) + wave(x)))
+    x, one = mx.array(0.3), mx.array(1.0)
+    c, s = np.cos(0.3), np.sin(0.3)
+    np.testing.assert_allclose(mx.grad(wave)(x).item(), 2 * c, rtol=1e-5)
+    np.testing.assert_allclose(mx.compile(mx.grad(mx.grad(wave)))(x).item(), -2 * s, rtol=1e-5)
+    np.testing.assert_allclose(mx.jvp(wave, [x], [one])[1][0].item(), 3 * (c + s), rtol=1e-5)
+    twice = mx.jvp(lambda x: mx.jvp(wave, [x], [one])[1][0], [x], [one])[1][0]
+    np.testing.assert_allclose(twice.item(), 3 * (-s + 3 * (c + s)), rtol=1e-5)

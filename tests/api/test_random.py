@@ -119,6 +119,12 @@ def test_bernoulli_and_categorical(seed):
         )
     both(lambda m, a: m.random.categorical(a(LOGITS.astype(np.float16)), key=m.random.key(seed)))
     both(lambda m, a: m.random.categorical(a(LOGITS[0, 0]), shape=(), key=m.random.key(seed)))
+    row = LOGITS[:1, 0]  # one distribution: MLX draws from it in another way
+    both(lambda m, a: m.random.categorical(a(row), key=m.random.key(seed)))
+    both(lambda m, a: m.random.categorical(a(row.T), 0, shape=(3, 1), key=m.random.key(seed)))
+    both(lambda m, a: m.random.categorical(a(row[0]), num_samples=50, key=m.random.key(seed)))
+    row = np.array([-np.inf, 0, np.inf, np.inf], np.float32)
+    both(lambda m, a, row=row: m.random.categorical(a(row), num_samples=9, key=m.random.key(seed)))
 
 
 def test_array_parameters_broadcast():

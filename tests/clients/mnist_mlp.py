@@ -64,7 +64,7 @@ for _ in range(3):
         losses.append(step(X, y).item())
         mx.eval(model.state)
     accuracies.append(eval_fn(images, labels).item())
-assert accuracies[-1] > 0.6
+assert accuracies[-1] > accuracies[0]
 print(json.dumps({"losses": losses, "accuracies": accuracies, "parameters": sum(
     v.size for _, v in nn.utils.tree_flatten(model.parameters())
 )}))

@@ -133,7 +133,9 @@ def reductions() -> list[Row]:
         rows += [Row(n, f"m.{n}({{x}}, {{axis}}{{o}})", {"x": some, "axis": AXIS, "o": options}, 200)]
         rows += [Row(f"array.{n}", f"{{x}}.{n}({{o}})", {"x": FEW, "o": ["", "0", "axis=1, reverse=True", "-1, inclusive=False"]}, 30)]
     rows += [
-        Row("softmax", "m.softmax({x}, {axis}{o})", {"x": some, "axis": AXES, "o": ["", ", precise=True"]}, 200),
+        # MLX casts the softmax of integers back to them over other axes than the last one.
+        Row("softmax", "m.softmax({x}, -1)", {"x": arrays((*INTS, "bool_"), shapes, "mixed")}),
+        Row("softmax", "m.softmax({x}, {axis}{o})", {"x": arrays(INEXACT, shapes, "mixed", "few"), "axis": AXES, "o": ["", ", precise=True"]}, 200),
         Row("diff", "m.diff({x}, {n}, {axis})", {"x": some, "n": ["0", "1", "2", "n=3", "-1", "9"], "axis": [f"axis={i}" for i in INT_AXIS]}, 120),
         Row("trace", "m.trace({x}{o})", {"x": some, "o": ["", ", 1", ", -1", ", 0, 1, 0", ", offset=1, axis1=-1, axis2=0", ", dtype=m.float32", ", 0, 0, 0", ", 0, 0, 5"]}, 150),
     ]  # fmt: skip

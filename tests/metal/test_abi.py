@@ -16,7 +16,9 @@ from mlxir.runtime.metal.abi import CONSTANTS, FUNCTIONS, MESSAGES, SIZE
 SOURCES = json.loads(Path(__file__).with_name("abi_sources.json").read_text())
 PYOBJC, METAL_CPP = SOURCES["pyobjc"], SOURCES["metal_cpp"]
 NOT_DECLARED = {"new", "stringWithUTF8String:"}  # Foundation's; neither source has them
-INHERITED = {"release": "NSReferencing", "endEncoding": "MTLCommandEncoder"}  # where metal-cpp declares it
+INHERITED = {  # where metal-cpp declares it
+    "retain": "NSReferencing", "release": "NSReferencing", "endEncoding": "MTLCommandEncoder",
+}  # fmt: skip
 CODES = {
     "bool": "Z", "const char*": "*", "void": "v", "uint64_t": "Q", "NS::UInteger": "Q", "NS::Integer": "q",
     "MTL::Size": SIZE, "NS::Error**": "^@", "SEL": ":", "const void*": "^v",

@@ -68,12 +68,12 @@ def test_the_gpu_is_the_default_where_there_is_one(backend: EmulatedMetal) -> No
 def test_a_compiled_function_runs_on_the_default_device_of_each_call(backend: EmulatedMetal) -> None:
     fn = mx.compile(lambda x: mx.exp(x) * 2)
     x = normal(7)
-    fn(x)
+    mx.eval(fn(x))
     assert sum(backend.dispatched.values()) == 1
     with mx.stream(mx.cpu):
         np.testing.assert_allclose(np.array(fn(x)), np.exp(np.array(x)) * 2, rtol=1e-6)
     mx.set_default_device(mx.cpu)
-    fn(x)
+    mx.eval(fn(x))
     assert sum(backend.dispatched.values()) == 1
     mx.set_default_device(mx.gpu)
     np.testing.assert_allclose(np.array(fn(x)), np.exp(np.array(x)) * 2, rtol=1e-6)
@@ -117,10 +117,16 @@ def test_float64_is_refused_with_what_to_do(backend: EmulatedMetal) -> None:
 def test_errors_of_kernels_reach_the_user(backend: EmulatedMetal, monkeypatch: pytest.MonkeyPatch) -> None:
     fn = mx.compile(lambda x: x + 1)
     x = normal(5)
-    fn(x)
+    mx.eval(fn(x))
     monkeypatch.setattr(backend, "_execute", lambda buffer: setattr(buffer, "message", "Caused GPU Timeout Error"))
+    y = fn(x)  # nothing is waited for yet
     with pytest.raises(DeviceError, match="GPU Timeout"):
-        fn(x)
+        mx.eval(y)
+    z = fn(x)
+    with pytest.raises(DeviceError, match="GPU Timeout"):
+        mx.synchronize()
+    del z
+    mx.synchronize()
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

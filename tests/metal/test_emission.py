@@ -174,6 +174,16 @@ for width in (1, 2, 4):
         np.array([[3, 4], [9, 8]], np.uint32),
     )
 
+case("large rows with broadcasts", lambda m, x, b, c: m.maximum(x * c + b, m.scalar(0.0, float32)),
+     normal(300, 240), normal(240), normal(300, 1))  # fmt: skip
+case("large rows, some reversed", lambda m, x, y: m.slice(x, start=(0, 239), stop=(300, -1), strides=(1, -1)) * y,
+     normal(300, 240), normal(300, 240))  # fmt: skip
+case("large rows under a guard", lambda m, x, y: m.concatenate(x, y, axis=0) * 2.0, normal(200, 240), normal(100, 240))
+case("large rows of an odd length", lambda m, x, b: m.exp(x) + b, normal(301, 223), normal(223))
+case("large wide", lambda m, x, y: [x + y, m.astype(x, dtype=float32)],
+     _random.integers(-9, 9, 65537), _random.integers(-9, 9, 65537))  # fmt: skip
+case("large bfloat16", lambda m, x: m.exp(x) * 2.0, normal(65540, dtype=ml_dtypes.bfloat16))
+case("large complex", lambda m, x: x * x, normal(65540, dtype=np.complex64))
 for size in (65536, 65539):  # several elements to a thread, and a tail
     case(f"large {size}", lambda m, x: m.sin(x) * 2.0, normal(size))
 case("large bytes", lambda m, x: m.logical_not(x), _random.integers(0, 2, 65541) > 0)
@@ -402,6 +412,7 @@ def test_program(compiled: Compiled, name: str, order: int) -> None:
 # -- the text ----------------------------------------------------------------------------------------------------------
 GOLDEN_ARGUMENTS = {
     "elementwise": (normal(8, 60), normal(60), normal(8, 1)),
+    "vectors": (normal(65539), normal(65539), normal(1)),
     "softmax": (normal(8, 100),),
     "layer_norm": (normal(4, 1000), normal(1000), normal(1000)),
     "matmul": (normal(30, 20), normal(20, 25), normal(25)),
@@ -448,6 +459,10 @@ MUTATIONS = {
     "second barrier": ("layer_norm", f"{BARRIER}\n  return v;", "  return v;"),
     "barrier flags": ("layer_norm", "mem_flags::mem_threadgroup", "mem_flags::mem_none"),
     "divergent reduction": ("softmax", "  sum0 = simd_sum(sum0);", "  if (lid < 7) sum0 = simd_sum(sum0);"),
+    "vector position": ("vectors", "(in1 + first)", "(in1 + first + 4)"),
+    "misaligned vector": ("vectors", "(out0 + first) =", "(out0 + first + 1) ="),
+    "vector guard": ("vectors", "first + 4 <= 65539", "first < 65539"),
+    "tail": ("vectors", "i < 65539", "i < 65538"),
     "address space": ("softmax", "device float* out0", "constant float* out0"),
     "wrong neutral element": ("softmax", "float sum0 = 0.0f", "float sum0 = 1.0f"),
     "constant output": ("elementwise", "device float* out0", "device const float* out0"),
@@ -532,8 +547,8 @@ def test_wide_indices() -> None:
     builder = graph.GraphBuilder()
     x, b = builder.handle(value), builder.handle(graph.constant(normal(100000)))
     text, _ = compile_metal(graph.cut([(builder.exp(x) + b).value]).program)
-    assert "const long v0 = long(row) * 100000 + column;" in text
-    assert "in1[column]" in text
+    assert "const long at0 = long(row) * 100000 + first;" in text
+    assert "(in1 + first)" in text
     assert MetalLibrary(text).warnings == ""
 
 

@@ -15,13 +15,15 @@ from mlxir.compiler.cache import library_step
 from mlxir.compiler.pipeline import compile_metal
 from mlxir.dump import trace
 from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.dtypes import float32
 from mlxir.runtime.emulator import unavailable_reason
 from mlxir.runtime.emulator.device import EmulatedMetal, MetalMisuseError
 from mlxir.runtime.metal import commands, memory
 from mlxir.runtime.metal.abi import CONSTANTS, PAGE
 from mlxir.runtime.metal.commands import Binding, Commands
-from mlxir.runtime.metal.device import Device, DeviceError
+from mlxir.runtime.metal.device import MOST_UNDER_WAY, Device, DeviceError
 from mlxir.runtime.metal.executable import Executable
+from mlxir.runtime.stream import LateBuffer
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")
 
@@ -221,10 +223,10 @@ def test_a_program_leaves_no_object_behind(backend: Recorded, device: Device) ->
         for found, expected in zip(program.run(arguments), first, strict=True):
             np.testing.assert_array_equal(found.numpy(), expected)
     assert backend.living() == kept
-    assert set(kept) <= {"MTLBuffer", "MTLLibrary", "MTLComputePipelineState", "MTLCommandQueue"}
+    assert set(kept) <= {"MTLBuffer", "MTLLibrary", "MTLComputePipelineState", "MTLCommandQueue", "MTLFence"}
     del program
     gc.collect()
-    assert set(backend.living()) <= {"MTLBuffer", "MTLCommandQueue"}
+    assert set(backend.living()) <= {"MTLBuffer", "MTLCommandQueue", "MTLFence"}
     assert backend.findings == []
 
 
@@ -270,3 +272,56 @@ def test_nothing_runs_before_it_is_waited_for(device: Device) -> None:
         recorder._commit()
         np.testing.assert_array_equal(y.numpy(), np.arange(40))
     np.testing.assert_array_equal(y.numpy(), np.arange(40) + 1)
+
+
+# -- runs that nothing waited for --------------------------------------------------------------------------------------
+def test_a_run_does_not_wait(device: Device, backend: Recorded) -> None:
+    """Runs follow each other on the device; the first result that is read is waited for, with what it needs."""
+    program, (x,) = executable(device, lambda m, x: m.exp(x) + 1.0, np.linspace(-1, 0, 40, dtype=np.float32))
+    first = program.run([x])
+    second = program.run(first)
+    assert backend.count("commit") == 2 and backend.count("waitUntilCompleted") == 0
+    assert backend.count("waitForFence:") == 1 and not backend.dispatched
+    expected = np.exp(np.exp(x.numpy()) + 1) + 1
+    np.testing.assert_allclose(second[0].numpy(), expected, rtol=1e-6)
+    assert backend.count("waitUntilCompleted") == 2
+
+
+def test_few_runs_are_under_way(device: Device, backend: Recorded) -> None:
+    """They hold memory: the oldest one is waited for, whose results nobody reads any more."""
+    program, (x,) = executable(device, lambda m, x: m.exp(x), np.zeros(40, np.float32))
+    for _ in range(MOST_UNDER_WAY + 3):
+        program.run([x])
+    assert backend.count("waitUntilCompleted") == 3
+    device.synchronize()
+    assert backend.count("waitUntilCompleted") == MOST_UNDER_WAY + 3
+    assert backend.living()["MTLCommandBuffer"] == 0
+
+
+def test_memory_that_the_device_uses_is_not_given_away(device: Device, backend: Recorded) -> None:
+    program, (x,) = executable(device, lambda m, x: m.exp(x), np.ones(40, np.float32))
+    (late,) = program.run([x])
+    assert isinstance(late, LateBuffer) and isinstance(late.source, commands.Submission)
+    pointer = late.source.results[late.number].pointer
+    del late
+    gc.collect()
+    assert memory.result((40,), float32).pointer != pointer
+    device.synchronize()
+
+
+def test_an_error_is_raised_where_results_are_read(
+    device: Device, backend: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is it by what took the results; `synchronize` raises one that nobody was told."""
+    program, (x,) = executable(device, lambda m, x: m.exp(x), np.ones(40, np.float32))
+    monkeypatch.setattr(backend, "_execute", lambda buffer: setattr(buffer, "message", "out of order"))
+    first = program.run([x])
+    (second,) = program.run(first)
+    for late in (second, *first, *first):
+        with pytest.raises(DeviceError, match="out of order"):
+            late.numpy()
+    device.synchronize()
+    program.run([x])
+    with pytest.raises(DeviceError, match="out of order"):
+        device.synchronize()
+    device.synchronize()

@@ -27,7 +27,7 @@ module {
         memref.store %6, %alloca[%arg3] : memref<8xf32>
         scf.reduce(%6 : f32) {
         ^bb0(%arg4: f32, %arg5: f32):
-          %7 = arith.addf %arg4, %arg5 fastmath<reassoc> : f32
+          %7 = arith.addf %arg4, %arg5 fastmath<reassoc,contract> : f32
           scf.reduce.return %7 : f32
         }
       }

@@ -1,0 +1,208 @@
+"""A block of a matrix product, as routines: C = A @ B or C += A @ B for some tiles of rows by some tiles of columns.
+
+    for rows of tiles { for columns of tiles {
+      %c:24 = scf.for %k { %b:4 = load B[k]; for each of 6 rows { %a = spread A[r, k]; fma(%a, %b#0), ... } }
+      store %c } }
+
+    gemm_block      vectors along the columns of C, as above
+    gemm_block_k    vectors along K, for few rows by a transposed matrix: each register holds partial sums of one element
+
+A and B are panels that were packed ([k][lane], as wide as the tile), or matrices where they lie: strides are arguments,
+which costs a few additions beside the multiply-adds of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mlxir.compiler.lower.builder import Reg
+from mlxir.compiler.lower.gemm_schedule import Tile
+from mlxir.compiler.lower.index import Var
+from mlxir.compiler.lower.routines import Definition, routine
+from mlxir.compiler.lower.vectors import VectorEmitter
+from mlxir.dialects.mlir import ir
+from mlxir.runtime.dtypes import Dtype, from_name
+
+
+class Lanes(NamedTuple):
+    """The tiles of an operand: lane l of tile t lies, at depth k, at at + min(t * step, last) + l * lane + k * depth.
+
+    A block has `count` of them, from number `first` on.
+    """
+
+    at: ir.Value
+    lane: ir.Value
+    depth: ir.Value
+    step: ir.Value
+    last: ir.Value
+    first: ir.Value
+    count: ir.Value
+
+    def tile(self, e: VectorEmitter, number: ir.Value) -> ir.Value:
+        return e.plus(self.at, e.lesser(e.product(e.plus(self.first, number), self.step), self.last))
+
+
+class Sums(NamedTuple):
+    """Where C goes, its tiles side by side; the sums are added to what lies there if `add` is not 0.
+
+    The last column of tiles, number `edge`, moves back by `overlap` columns, which the tile before has computed.
+    """
+
+    at: ir.Value
+    stride: ir.Value
+    add: ir.Value
+    edge: ir.Value
+    overlap: ir.Value
+
+
+class Block(NamedTuple):
+    """What both routines take: `count` steps along K, in elements or in vectors."""
+
+    a: Lanes
+    b: Lanes
+    c: Sums
+    count: ir.Value
+
+    def numbers(self) -> list[ir.Value]:
+        return [*self.a, *self.b, *self.c, self.count]
+
+    @staticmethod
+    def of(numbers: list[ir.Value]) -> Block:
+        n = len(Lanes._fields)
+        return Block(Lanes(*numbers[:n]), Lanes(*numbers[n : 2 * n]), Sums(*numbers[2 * n : -1]), numbers[-1])
+
+
+NUMBERS = 2 * len(Lanes._fields) + len(Sums._fields) + 1
+Corners = tuple[ir.Value, ir.Value, ir.Value]
+"""Where a tile begins in a, b and c."""
+
+
+def _tiles(e: VectorEmitter, x: Block, tile: Tile, one: Callable[[Corners], None], edge: Callable[[Corners], None] | None
+) -> None:  # fmt: skip
+    """All tiles of a block; `edge` computes those of the last column, if they differ."""
+    row, column = Var("row", 1), Var("column", 1)
+
+    before = e.product(e.minus(x.c.edge, x.b.first), e.constant_index(tile.columns))
+    most = e.minus(before, x.c.overlap)  # columns before the last tile of all
+
+    def along_a_row() -> None:
+        a_at = x.a.tile(e, e.variables[row])
+        above = e.plus(x.c.at, e.product(e.times(e.variables[row], tile.rows), x.c.stride))
+
+        def at_a_column() -> None:
+            left = e.lesser(e.times(e.variables[column], tile.columns), most)
+            at = a_at, x.b.tile(e, e.variables[column]), e.plus(above, left)
+            if edge is None:
+                one(at)
+            else:
+                number = e.minus(e.plus(x.b.first, e.variables[column]), x.c.edge)
+                e.when_equal(number, 0, lambda: edge(at), lambda: one(at))
+
+        e.repeat(column, x.b.count, at_a_column)
+
+    e.repeat(row, x.a.count, along_a_row)
+
+
+@routine
+def gemm_block(rows: int, vectors: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, skipped: int) -> Definition:
+    """(a, b, c; a Block): the last column of tiles leaves out so many vectors, which the one before has computed.
+
+    -1: it does not move back.
+    """
+    types = from_name(a_dtype), from_name(b_dtype), from_name(dtype)
+    tile = Tile(rows, vectors, lanes)
+
+    def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
+        x = Block.of(numbers)
+
+        def edge(at: Corners) -> None:
+            a_at, b_at, corner = at
+            skip = skipped * lanes
+            rest = a_at, e.plus(b_at, skip), e.plus(corner, skip)
+            _tile(e, x, tile._replace(vectors=vectors - skipped), types, rest, e.plus(x.c.overlap, -skip))
+
+        _tiles(e, x, tile, lambda at: _tile(e, x, tile, types, at, None), None if skipped < 0 else edge)
+
+    return Definition(types, NUMBERS, emit)
+
+
+def _tile(
+    e: VectorEmitter, x: Block, tile: Tile, types: tuple[Dtype, Dtype, Dtype], at: Corners, kept: ir.Value | None
+) -> None:
+    """One tile; the first `kept` columns of C stay as they are."""
+    (a, b, c), (a_dtype, b_dtype, dtype), lanes, vectors = e.buffers, types, tile.lanes, range(tile.vectors)
+    a_at, b_at, corner = at
+    k, zero = Var("k", 1), e.zeros(lanes, dtype)
+    row_starts = [e.plus(a_at, e.times(x.a.lane, r)) for r in range(tile.rows)]
+
+    def step(sums: list[Reg]) -> list[Reg]:
+        a_step, b_from = e.product(e.variables[k], x.a.depth), e.plus(b_at, e.product(e.variables[k], x.b.depth))
+        row_of_b = [e.load_vector(b, b_dtype, e.plus(b_from, v * lanes), lanes, dtype) for v in vectors]
+        out = []
+        for r in range(tile.rows):
+            scalar = e.k.load(a, e.plus(row_starts[r], a_step), a_dtype).value
+            spread = e.spread(scalar, lanes, dtype)
+            row = sums[r * tile.vectors : (r + 1) * tile.vectors]
+            out += [e.multiply_add(spread, y, s.value) for y, s in zip(row_of_b, row, strict=True)]
+        return [Reg(v, dtype, e.k) for v in out]
+
+    sums = e.rolled(k, x.count, [Reg(zero, dtype, e.k)] * (tile.rows * tile.vectors), step)
+    places = [e.plus(e.plus(corner, e.times(x.c.stride, r)), v * lanes) for r in range(tile.rows) for v in vectors]
+    masks = [None if kept is None else e.leading_mask(e.plus(kept, -v * lanes), lanes) for v in vectors]
+
+    def store(add: bool) -> None:
+        for n, (total, place) in enumerate(zip(sums, places, strict=True)):
+            value, mask = total.value, masks[n % tile.vectors]
+            if add or mask is not None:
+                before = e.load_vector(c, dtype, place, lanes, dtype)
+                value = e.add(before, value) if add else value
+                value = value if mask is None else e.choose(mask, before, value)
+            e.store_vector(value, c, place)
+
+    e.when_equal(x.c.add, 0, lambda: store(False), lambda: store(True))
+
+
+@routine
+def gemm_block_k(rows: int, columns: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, rest: int) -> Definition:
+    """(a, b, c; a Block): C[r, c] = sum over k of a[r, k] * b[c, k], all of K at once.
+
+    K is `count` vectors and `rest` more elements: these come in a last vector that moves back to stay inside, and counts
+    what it repeats as zeros. Tiles that overlap write the same values.
+    """
+    types = from_name(a_dtype), from_name(b_dtype), from_name(dtype)
+    tile = Tile(rows, columns, lanes, along_k=True)
+
+    def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
+        x = Block.of(numbers)
+        _tiles(e, x, tile, lambda at: _tile_along_k(e, x, tile, types, at, rest), None)
+
+    return Definition(types, NUMBERS, emit)
+
+
+def _tile_along_k(
+    e: VectorEmitter, x: Block, tile: Tile, types: tuple[Dtype, Dtype, Dtype], at: Corners, rest: int
+) -> None:
+    (a, b, c), (a_dtype, b_dtype, dtype), (a_at, b_at, corner), lanes = e.buffers, types, at, tile.lanes
+    k, zero = Var("k", 1), e.zeros(lanes, dtype)
+    a_starts = [e.plus(a_at, e.times(x.a.lane, r)) for r in range(tile.rows)]
+    b_starts = [e.plus(b_at, e.times(x.b.lane, v)) for v in range(tile.columns)]
+
+    def add(sums: list[Reg], deep: ir.Value, skip: int) -> list[Reg]:
+        def read(buffer: ir.Value, stored: Dtype, starts: list[ir.Value]) -> list[ir.Value]:
+            values = [e.load_vector(buffer, stored, e.plus(s, deep), lanes, dtype) for s in starts]
+            return [e.without(v, skip, zero) for v in values] if skip else values
+
+        columns = read(b, b_dtype, b_starts)
+        pairs = [(x, y) for x in read(a, a_dtype, a_starts) for y in columns]
+        totals = [e.multiply_add(x, y, s.value) for (x, y), s in zip(pairs, sums, strict=True)]
+        return [Reg(t, dtype, e.k) for t in totals]
+
+    starts = [Reg(zero, dtype, e.k)] * (tile.rows * tile.columns)
+    sums = e.rolled(k, x.count, starts, lambda sums: add(sums, e.times(e.variables[k], lanes), 0))
+    if rest:
+        sums = add(sums, e.plus(e.times(x.count, lanes), rest - lanes), lanes - rest)
+    for n, total in enumerate(sums):
+        r, v = divmod(n, tile.columns)
+        place = e.plus(e.plus(corner, e.times(x.c.stride, r)), v)
+        e.k.store(Reg(e.sum_of_lanes(total.value, dtype), dtype, e.k), c, place)
