@@ -11,5 +11,5 @@ setup(
         for package, folder in FOLDERS.items()
         for name in [package, *(f"{package}.{sub}" for sub in find_packages(folder))]
     ],
-    package_data={"mlxir": ["py.typed"], "mlxir.runtime.emulator": ["include/*", "runtime/*"]},
+    package_data={"mlxir": ["py.typed", "*.pyi"], "mlxir.runtime.emulator": ["include/*", "runtime/*"]},
 )

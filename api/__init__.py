@@ -3,6 +3,7 @@
 # ruff: noqa: F401, F403 -- this file re-exports and does little else
 
 from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from . import cuda, distributed, fast, fft, linalg, metal, random, testing, wheel
 from .compilation import *
@@ -19,7 +20,18 @@ from .jacobians import *
 from .memory import *
 from .methods import *
 from .ndarray import *
-from .ops import *
+from .ops.blocks import *
+from .ops.contract import *
+from .ops.conv import *
+from .ops.creation import *
+from .ops.elementwise import *
+from .ops.indexing import *
+from .ops.quantised import *
+from .ops.reduce import *
+from .ops.sets import *
+from .ops.shape import *
+from .ops.sorting import *
+from .ops.views import *
 from .printing import *
 from .runtime.dtypes import (
     Dtype,
@@ -58,8 +70,12 @@ floating, complexfloating = DtypeCategory.floating, DtypeCategory.complexfloatin
 wheel.register()
 
 
-def __getattr__(name: str) -> _ModuleType:
-    """`mlxir.nn`, `mlxir.optimizers` and `mlxir.utils` (see `wheel`) and `mlxir.dropin`, loaded when they are named."""
-    if name in wheel.NAMES or name == "dropin":
-        return wheel.load(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if _TYPE_CHECKING:
+    from . import dropin, nn, optimizers, utils
+else:
+
+    def __getattr__(name: str) -> _ModuleType:
+        """`mlxir.nn`, `mlxir.optimizers`, `mlxir.utils` (see `wheel`), `mlxir.dropin`: loaded when they are named."""
+        if name in wheel.NAMES or name == "dropin":
+            return wheel.load(name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -140,7 +140,9 @@ def set_default_device(device: Device | DeviceType) -> None:
 
 
 def is_available(device: Device | DeviceType) -> bool:
-    """Whether a device can be used."""
+    """Whether a device can be used. Raises TypeError for what is none."""
+    if not isinstance(device, (Device, DeviceType)):
+        raise TypeError(f"[is_available] expected a Device or a DeviceType, got {device!r}")
     device = Device(device) if isinstance(device, DeviceType) else device
     return device.index == 0 and (device.type is cpu or devices.gpu() is not None)
 

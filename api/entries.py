@@ -50,6 +50,7 @@ class Feed(NamedTuple):
         return [constant(trace.data(x)) for trace, x in zip(self.traces, found, strict=True)]
 
 
+_HOLE = object.__new__(array)  # stands for arrays of a tree
 PLANNED_FROM = 3  # hits after which an entry gets its plan: making one takes as long as some calls do
 
 
@@ -79,7 +80,7 @@ class Entry:
         self.program, self.captured, self.places, self.feed = program, captured, places, feed
         self.sized = sized
         self.plain = places == list(range(len(places)))
-        self.result = result
+        self.result = tree_map(lambda x: _HOLE if isinstance(x, array) else x, result)  # the arrays hold the trace
         self.returned, self.rebuild = _rebuilder(result)
         self.run: Callable[[list[Buffer]], list[Buffer]] | None = None
         self.next: Entry | None = None
@@ -93,7 +94,7 @@ class Entry:
     def prepare(self) -> None:
         """Evaluate what was captured and get the executable."""
         evaluate([v for v in self.captured if isinstance(v, Value)])
-        extra = [v if isinstance(v, int) else resolve(v).buffer for v in self.captured]
+        extra: list[Any] = [v if isinstance(v, int) else resolve(v).buffer for v in self.captured]
         if not self.program.outputs:
             self.run = lambda buffers: []
             return

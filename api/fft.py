@@ -11,6 +11,7 @@ from typing import Any
 
 from mlxir.compiler.graph import Value
 from mlxir.dialects.mx import fft as records
+from mlxir.dialects.symbolic import as_index
 from mlxir.runtime.dtypes import complex64, float32
 from mlxir.runtime.errors import AxisError
 
@@ -204,6 +205,7 @@ def _check_samples(name: str, n: int, d: float) -> None:
 
 def fftfreq(n: int, d: float = 1.0, stream: StreamOrDevice = None) -> array:
     """The frequency of each result of an `fft` of `n` samples at spacing `d`: float32 (n,)."""
+    n = as_index(n)
     _check_samples("fftfreq", n, d)
     low, high = creation.arange(0, (n + 1) // 2), creation.arange(-(n // 2), 0)
     return shape.concatenate([low, high]).astype(float32) * (1 / (n * d))
@@ -211,6 +213,7 @@ def fftfreq(n: int, d: float = 1.0, stream: StreamOrDevice = None) -> array:
 
 def rfftfreq(n: int, d: float = 1.0, stream: StreamOrDevice = None) -> array:
     """The frequency of each result of an `rfft` of `n` samples at spacing `d`: float32 (n // 2 + 1,)."""
+    n = as_index(n)
     _check_samples("rfftfreq", n, d)
     return creation.arange(0, n // 2 + 1).astype(float32) * (1 / (n * d))
 
@@ -288,8 +291,6 @@ def stft(
     real = signal.dtype is not complex64
     if onesided is None:
         onesided = real
-    if onesided and not real:
-        raise failure(ValueError, "[stft] A complex signal has no one-sided transform; pass onesided=False.")
     if center:
         widths = [(0, 0)] * (signal.ndim - 1) + [(n_fft // 2, n_fft // 2)]
         signal = shape.pad(signal, widths, pad_mode)
@@ -317,7 +318,7 @@ def istft(
 
     Takes (..., frequencies, frames) and gives (..., samples), `length` of them if given: float32, the real part
     where `onesided` is False (True if None). `n_fft` follows from the frequencies if None, an even number if
-    one-sided.
+    one-sided; where there are others than belong to it, they are cut or padded with zeros.
     """
     spectrum = check_array("istft", stft_matrix)
     if spectrum.ndim < 2:
@@ -326,8 +327,6 @@ def istft(
     frequencies, frames = spectrum.shape[-2:]
     if n_fft is None:
         n_fft = 2 * (frequencies - 1) if onesided else frequencies
-    if frequencies != (n_fft // 2 + 1 if onesided else n_fft):
-        raise failure(ValueError, f"[istft] {frequencies} frequencies do not belong to n_fft = {n_fft}.")
     hop = n_fft // 4 if hop_length is None else hop_length
     _check_frames("istft", n_fft, hop)
     columns = shape.swapaxes(spectrum, -1, -2)

@@ -217,6 +217,12 @@ def from_dlpack(x: Any, copy: bool | None) -> Value:
     return constant(converted(data, None, bool(copy)))
 
 
+def buffer_of(data: np.ndarray) -> np.ndarray:
+    """What the buffer protocol shows of an array: a read-only view, in which 8-byte integers are `long long` ("q")."""
+    kind = {"i": np.longlong, "u": np.ulonglong}.get(data.dtype.kind) if data.dtype.itemsize == 8 else None
+    return read_only(data if kind is None else data.view(kind))
+
+
 def read_only(data: np.ndarray) -> np.ndarray:
     """A view through which the memory of an array cannot be changed."""
     view = data.view()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from typing import Any
 
@@ -52,7 +53,7 @@ def get_cache_memory() -> int:
 
 def set_cache_limit(limit: int) -> int:
     """Bound the bytes kept for reuse; returns the previous bound."""
-    before, knobs.pool_bytes = knobs.pool_bytes, limit
+    before, knobs.pool_bytes = knobs.pool_bytes, operator.index(limit)
     if get_cache_memory() > limit:
         clear_cache()
     return before
@@ -71,13 +72,13 @@ def get_memory_limit() -> int:
 
 def set_memory_limit(limit: int) -> int:
     """Set the guideline for memory; returns the previous one. As in MLX it is not enforced."""
-    before, _numbers["memory"] = _numbers["memory"], limit
+    before, _numbers["memory"] = _numbers["memory"], operator.index(limit)
     return before
 
 
 def set_wired_limit(limit: int) -> int:
     """Accepted for programs written for Metal; CPU memory is not wired. Returns the previous value."""
-    before, _numbers["wired"] = _numbers["wired"], limit
+    before, _numbers["wired"] = _numbers["wired"], operator.index(limit)
     return before
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,15 +25,20 @@ from mlxir.runtime.errors import user_frame
 from . import buffer_protocol, dlpack, interop, values
 from .printing import to_string
 
+if TYPE_CHECKING:
+    from .declared import Declared
+else:
+    Declared = object
+
 __all__ = ["array"]
 
-Method = Callable[..., "array"]
 _allocate = object.__new__
 _new_tuple = tuple.__new__
 _FULL, _NEGATIVE, _INVERT = RECORDS["full"], RECORDS["negative"], RECORDS["bitwise_invert"]
 _NO_ATTRS: dict[str, Any] = {}
 _INEXACT = frozenset([d for d in dtypes.ALL if d.is_inexact])
 _FLOATS = frozenset([d for d in dtypes.ALL if d.is_float])
+_NO_COMPLEX = ((dtypes.complex64, None),)
 _FLOATING = tuple([(d, float32) for d in dtypes.ALL if not d.is_inexact])
 
 
@@ -57,14 +62,15 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
     # Equal constants share a node, and a value where its age does not matter. 0.0 and -0.0 are equal only as keys.
     if not x:
         return Value((), dtype, _constant_node.__wrapped__(x, dtype))
-    value = Value((), dtype, _constant_node(x, dtype))
+    node = _constant_node(x, dtype)
+    value = Value((), dtype, node)
     if running.tape is not None:
         known = _constants[kind][dtype]
         if len(known) >= MOST_CONSTANTS:
             known.clear()
             constant_entries.clear()
         known[x] = value
-        constant_entries[value.node] = Tape.entry(value.node)
+        constant_entries[node] = Tape.entry(node)
     return value
 
 
@@ -97,7 +103,8 @@ class Native(NamedTuple):
 def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool = False, instead: Any = ()) -> Any:
     """The special method of an elementwise primitive: promotion, broadcasting and recording on one short path.
 
-    `instead` says which dtypes are replaced by which, as pairs, where the primitive does not work in the common dtype.
+    `instead` says which dtypes are replaced by which, as pairs, where the primitive does not work in the common dtype;
+    None raises.
     """
     primitive: Primitive = RECORDS[name]
     replaced = dict(instead)
@@ -116,6 +123,8 @@ def _binary(name: str, word: str, result: Dtype | None = None, reflected: bool =
             a, b = values.cast(a, dtype), values.cast(b, dtype)
         if replaced and dtype in replaced:
             dtype = replaced[dtype]
+            if dtype is None:
+                raise _error(ValueError, f"[{name}] Complex type not supported.")
             a, b = values.cast(a, dtype), values.cast(b, dtype)
         shape, others = a.shape, b.shape
         if others and shape is not others and (len(shape) != len(others) or shape != others):
@@ -188,7 +197,7 @@ def _bits(name: str, word: str, shift: bool = False) -> Any:
     return operator
 
 
-class array:
+class array(Declared):
     """An n-dimensional array, evaluated lazily.
 
     `array(val, dtype=None)` takes numbers, nested lists and tuples (also with arrays or NumPy data as leaves), buffers,
@@ -198,62 +207,6 @@ class array:
 
     __slots__ = ("__weakref__", "_value")
     _value: Value
-
-    if TYPE_CHECKING:  # bound by methods.py
-        T: array
-        mT: array
-        real: array
-        imag: array
-        at: Any
-        abs: Method
-        all: Method
-        any: Method
-        argmax: Method
-        argmin: Method
-        astype: Method
-        conj: Method
-        cos: Method
-        cummax: Method
-        cummin: Method
-        cumprod: Method
-        cumsum: Method
-        diag: Method
-        diagonal: Method
-        exp: Method
-        flatten: Method
-        log: Method
-        log10: Method
-        log1p: Method
-        log2: Method
-        logcumsumexp: Method
-        logsumexp: Method
-        max: Method
-        mean: Method
-        min: Method
-        moveaxis: Method
-        prod: Method
-        reciprocal: Method
-        reshape: Method
-        round: Method
-        rsqrt: Method
-        sin: Method
-        split: Callable[..., list[array]]
-        sqrt: Method
-        square: Method
-        squeeze: Method
-        std: Method
-        sum: Method
-        swapaxes: Method
-        transpose: Method
-        var: Method
-        view: Method
-
-        def __getitem__(self, index: Any) -> array: ...
-        def __setitem__(self, index: Any, update: Any) -> None: ...
-        def __iter__(self) -> Iterator[array]: ...
-        def __abs__(self) -> array: ...
-        def __matmul__(self, other: array) -> array: ...
-        def __imatmul__(self, other: array) -> array: ...
 
     def __init__(self, val: Any, dtype: Dtype | None = None):
         if dtype is not None and not isinstance(dtype, Dtype):
@@ -352,7 +305,7 @@ class array:
 
     def __buffer__(self, flags: int) -> memoryview:
         """Python's buffer protocol (asked for from Python 3.12 on; before, see `buffer_protocol`)."""
-        return memoryview(interop.read_only(self._numpy()))  # type: ignore[arg-type]
+        return memoryview(interop.buffer_of(self._numpy()))  # type: ignore[arg-type]
 
     def __dlpack__(
         self,
@@ -392,43 +345,44 @@ class array:
     __hash__ = object.__hash__
 
     # -- operators --------------------------------------------------------------------------------------------------
-    __add__ = _binary("add", "addition")
-    __radd__ = _binary("add", "addition", reflected=True)
-    __iadd__ = _in_place(__add__)
-    __sub__ = _binary("subtract", "subtraction")
-    __rsub__ = _binary("subtract", "subtraction", reflected=True)
-    __isub__ = _in_place(__sub__)
-    __mul__ = _binary("multiply", "multiplication")
-    __rmul__ = _binary("multiply", "multiplication", reflected=True)
-    __imul__ = _in_place(__mul__)
-    __truediv__ = __div__ = _binary("divide", "division", instead=_FLOATING)
-    __rtruediv__ = __rdiv__ = _binary("divide", "division", reflected=True, instead=_FLOATING)
-    __itruediv__ = _in_place(__truediv__, float_only=True)
-    __floordiv__ = _binary("floor_divide", "floor division")
-    __rfloordiv__ = _binary("floor_divide", "floor division", reflected=True)
-    __ifloordiv__ = _in_place(__floordiv__)
-    __mod__ = _binary("remainder", "modulus")
-    __rmod__ = _binary("remainder", "modulus", reflected=True)
-    __imod__ = _in_place(__mod__)
-    __pow__ = _binary("power", "power")
-    __rpow__ = _binary("power", "power", reflected=True)
-    __ipow__ = _in_place(__pow__)
-    __eq__ = _comparison("equal", "equality", unlike=False)
-    __ne__ = _comparison("not_equal", "inequality", unlike=True)
-    __lt__ = _comparison("less", "less than")
-    __le__ = _comparison("less_equal", "less than or equal")
-    __gt__ = _comparison("greater", "greater than")
-    __ge__ = _comparison("greater_equal", "greater than or equal")
-    __and__ = _bits("bitwise_and", "bitwise and")
-    __iand__ = _in_place(__and__)
-    __or__ = _bits("bitwise_or", "bitwise or")
-    __ior__ = _in_place(__or__)
-    __xor__ = _bits("bitwise_xor", "bitwise xor")
-    __ixor__ = _in_place(__xor__)
-    __lshift__ = _bits("left_shift", "left shift", shift=True)
-    __ilshift__ = _in_place(__lshift__)
-    __rshift__ = _bits("right_shift", "right shift", shift=True)
-    __irshift__ = _in_place(__rshift__)
+    if not TYPE_CHECKING:  # see declared.pyi
+        __add__ = _binary("add", "addition")
+        __radd__ = _binary("add", "addition", reflected=True)
+        __iadd__ = _in_place(__add__)
+        __sub__ = _binary("subtract", "subtraction")
+        __rsub__ = _binary("subtract", "subtraction", reflected=True)
+        __isub__ = _in_place(__sub__)
+        __mul__ = _binary("multiply", "multiplication")
+        __rmul__ = _binary("multiply", "multiplication", reflected=True)
+        __imul__ = _in_place(__mul__)
+        __truediv__ = __div__ = _binary("divide", "division", instead=_FLOATING)
+        __rtruediv__ = __rdiv__ = _binary("divide", "division", reflected=True, instead=_FLOATING)
+        __itruediv__ = _in_place(__truediv__, float_only=True)
+        __floordiv__ = _binary("floor_divide", "floor division", instead=_NO_COMPLEX)
+        __rfloordiv__ = _binary("floor_divide", "floor division", reflected=True, instead=_NO_COMPLEX)
+        __ifloordiv__ = _in_place(__floordiv__)
+        __mod__ = _binary("remainder", "modulus", instead=_NO_COMPLEX)
+        __rmod__ = _binary("remainder", "modulus", reflected=True, instead=_NO_COMPLEX)
+        __imod__ = _in_place(__mod__)
+        __pow__ = _binary("power", "power")
+        __rpow__ = _binary("power", "power", reflected=True)
+        __ipow__ = _in_place(__pow__)
+        __eq__ = _comparison("equal", "equality", unlike=False)
+        __ne__ = _comparison("not_equal", "inequality", unlike=True)
+        __lt__ = _comparison("less", "less than")
+        __le__ = _comparison("less_equal", "less than or equal")
+        __gt__ = _comparison("greater", "greater than")
+        __ge__ = _comparison("greater_equal", "greater than or equal")
+        __and__ = _bits("bitwise_and", "bitwise and")
+        __iand__ = _in_place(__and__)
+        __or__ = _bits("bitwise_or", "bitwise or")
+        __ior__ = _in_place(__or__)
+        __xor__ = _bits("bitwise_xor", "bitwise xor")
+        __ixor__ = _in_place(__xor__)
+        __lshift__ = _bits("left_shift", "left shift", shift=True)
+        __ilshift__ = _in_place(__lshift__)
+        __rshift__ = _bits("right_shift", "right shift", shift=True)
+        __irshift__ = _in_place(__rshift__)
 
     def __neg__(self) -> array:
         x = self._value
@@ -446,7 +400,7 @@ class array:
         return wrap(values.unary(_INVERT, x))
 
 
-buffer_protocol.enable(array, lambda x: interop.read_only(x._numpy()))
+buffer_protocol.enable(array, lambda x: interop.buffer_of(x._numpy()))
 
 
 def wrap(value: Value) -> array:

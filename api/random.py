@@ -400,7 +400,8 @@ def _inverted(logits: Value, shape: Shape, key: Value) -> array:
 def permutation(x: int | array, axis: int = 0, key: array | None = None, stream: Any = None) -> array:
     """A random permutation of `range(x)`, or the entries of `x` along `axis` in random order."""
     if isinstance(x, int):
-        return wrap(_permutation(*_shape((x,)), _next_key(key)))
+        (n,) = _shape((x,))
+        return wrap(_permutation(n, _next_key(key)))
     given = check_array("permutation", x)._value
     axis = values.axis_of("permutation", axis, len(given.shape))
     order = _permutation(given.shape[axis], _next_key(key))

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from mlxir.compiler.graph import Value, number_input
+from mlxir.compiler.graph import number_input
 from mlxir.dialects.symbolic import SYMBOLIC
 from mlxir.runtime.dtypes import float32
 from mlxir.runtime.trees import REGISTERED, children, container_kind

@@ -50,7 +50,7 @@ class Stepper(Executable):
     def __init__(self, objects, schedule):
         apart = [one for segment in schedule.segments for one in split(segment)]
         super().__init__(objects, schedule._replace(segments=apart), library_step)
-        self._only = 0  # by segments, also where there is one
+        self._only, self._simple = 0, False  # by segments, also where there is one
         self.seconds = [[] for _ in apart]
 
     def _run_segments(self, table, arena, buffers):

@@ -8,11 +8,12 @@ is compiled.
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from mlxir.compiler.graph import Cut, Node, NumberTrace, Tape, Value, cut, resolve, running
+from mlxir.compiler.graph import Cut, Node, NumberTrace, Tape, Value, cut, first_uid, resolve, running
 from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import pinned
 from mlxir.runtime import devices
@@ -24,6 +25,7 @@ from mlxir.runtime.stream import LateBuffer, worker
 
 _SEEN_BOUND = 4096
 MOST_VARIANTS = 8  # compiled graphs of one structure
+KEEPING = 64  # evaluations for which intermediate values are kept after one that reached behind the last
 
 _counts = Bounded(_SEEN_BOUND)
 _expanded = Bounded(_SEEN_BOUND)
@@ -120,7 +122,8 @@ def start(values: Iterable[Value]) -> None:
     wanted = list({id(v): v for v in map(resolve, values) if v.buffer is None}.values())
     if not wanted:
         return
-    program, _, arguments = _problem(wanted)
+    program, _, arguments, kept = _problem(wanted)
+    wanted += kept
     if running.tape is not None:
         running.tape = Tape()
     job = worker.submit(devices.kept(lambda: _run(program, arguments)))
@@ -130,30 +133,68 @@ def start(values: Iterable[Value]) -> None:
             value.node = None
 
 
-def _problem(wanted: list[Value]) -> tuple[Program, Cut, list[Buffer]]:
-    """(the program that computes these values, the piece of the graph that it is, its arguments)."""
+def _problem(wanted: list[Value]) -> tuple[Program, Cut, list[Buffer], list[Value]]:
+    """The program that computes these values, the piece of the graph that it is, its arguments, and what it computes
+    behind these values because it is to be kept.
+    """
     with _lock:  # another thread may drop nodes of a graph that both evaluate
         piece = cut(wanted, is_leaf=_concrete, see=resolve)
+        kept = _kept(piece, wanted)
+        if kept:
+            piece = cut([*wanted, *kept], is_leaf=_concrete, see=resolve)
     for leaf in piece.parameters:
         if leaf.buffer is None:
             if not isinstance(leaf.trace, NumberTrace):
                 raise _placeholder_error(leaf)
             leaf.buffer = leaf.trace.data(leaf.trace.number.value())
     program = pinned(piece.program) if running.symbolic else piece.program
-    return program, piece, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None]
+    return program, piece, [leaf.buffer for leaf in piece.parameters if leaf.buffer is not None], kept
+
+
+def _kept(piece: Cut, wanted: list[Value]) -> list[Value]:
+    """The intermediate values that a program still refers to, where it seems to count on their being evaluated.
+
+        for _ in range(n):
+            params = update(params, grad(loss)(params))     never evaluated, but for the loss
+            print(loss(params))
+
+    As a rule only what is asked for is kept, so that the rest may be fused. But once an evaluation reaches behind the
+    last one, what that one computed in passing is computed again, and would be at every step from then on.
+    """
+    since, _state.since = getattr(_state, "since", 0), first_uid()
+    if value_tracing() or running.symbolic:
+        return []
+    uses: dict[int, int] = {}
+    inner: dict[int, Value] = {}
+    for node in piece.nodes:
+        for v in node.inputs:
+            # (Constants are computed again: they cost nothing, and some are kept for all graphs.)
+            if v.node is not None and v.node.inputs and v.buffer is None and v.alias is None:
+                uses[id(v)] = uses.get(id(v), 0) + 1
+                inner[id(v)] = v
+    if any(v.uid < since for v in inner.values()):
+        _state.keeping = KEEPING
+    elif getattr(_state, "keeping", 0):
+        _state.keeping -= 1
+    else:
+        return []
+    for v in wanted:
+        inner.pop(id(v), None)
+    # Referred to by nodes of the piece, by `inner`, by the loop and by the call: what else there is, is the program's.
+    return [v for v in inner.values() if sys.getrefcount(v) > uses[id(v)] + 3]
 
 
 def _evaluate(wanted: list[Value]) -> None:
-    program, piece, arguments = _problem(wanted)
+    program, piece, arguments, kept = _problem(wanted)
     run = _compiled(program)
     buffers = run(arguments) if run is not None else _run_reference(program, arguments)
     if running.tape is not None:
         if run is not None:
-            _remember(running.tape, wanted, piece.parameters, run)
+            _remember(running.tape, wanted, piece.parameters, run, kept)
         running.tape = Tape()
     traced = _through_tracers(piece.nodes) if value_tracing() else set()
     with _lock:
-        for value, buffer in zip(wanted, buffers, strict=True):
+        for value, buffer in zip([*wanted, *kept], buffers, strict=True):
             value.buffer = buffer
             if id(value.node) in traced:
                 _state.kept = [*getattr(_state, "kept", ()), value]
@@ -165,14 +206,15 @@ def _evaluate(wanted: list[Value]) -> None:
 class Plan(NamedTuple):
     """How an evaluation that was seen before is repeated: no graph is cut and no program is made.
 
-    `walk` and `leaves` are (node, input) pairs; the nodes are those of the wanted values, then those that `walk` leads
-    to. The leaves are the arguments.
+    `walk`, `leaves` and `kept` are (node, input) pairs; the nodes are those of the wanted values, then those that
+    `walk` leads to. The leaves are the arguments; what is kept are results behind the wanted ones.
     """
 
     run: Callable[[list[Buffer]], list[Buffer]]
     walk: list[tuple[int, int]]
     leaves: list[tuple[int, int]]
     words: tuple[Any, ...] | None = None  # the same for native code
+    kept: Sequence[tuple[int, int]] = ()
 
 
 class _Native:
@@ -200,7 +242,7 @@ def _key(tape: Tape, wanted: list[Value]) -> tuple | None:
     return (*tape.key, *places)
 
 
-def _remember(tape: Tape, wanted: list[Value], parameters: list[Value], run: Callable) -> None:
+def _remember(tape: Tape, wanted: list[Value], parameters: list[Value], run: Callable, kept: list[Value]) -> None:
     key = _key(tape, wanted)
     if key is None:
         return
@@ -208,20 +250,20 @@ def _remember(tape: Tape, wanted: list[Value], parameters: list[Value], run: Cal
     spots = {id(n) for n in nodes}
     walk: list[tuple[int, int]] = []
     found: dict[int, tuple[int, int]] = {}
-    sought = {id(v) for v in parameters}
+    sought = {id(v) for v in [*parameters, *kept]}
     for number, node in enumerate(nodes):  # it grows meanwhile
         for i, x in enumerate(node.inputs):
             if id(x) in sought:
                 found.setdefault(id(x), (number, i))
-            elif x.node is not None and id(x.node) not in spots:
+            if x.node is not None and x.buffer is None and id(x.node) not in spots:
                 spots.add(id(x.node))
                 walk.append((number, i))
                 nodes.append(x.node)
     if len(found) == len(sought):
         while walk and len(wanted) + len(walk) - 1 > max((number for number, _ in found.values()), default=-1):
             walk.pop()  # leads to no leaf
-        plan = Plan(run, walk, [found[id(v)] for v in parameters])
-        _plans.keep(key, plan if native.words is None else plan._replace(words=native.words(plan)))
+        plan = Plan(run, walk, [found[id(v)] for v in parameters], kept=[found[id(v)] for v in kept])
+        _plans.keep(key, plan if native.words is None or kept else plan._replace(words=native.words(plan)))
 
 
 def _replayed(tape: Tape, asked: list[Value]) -> bool:
@@ -243,6 +285,7 @@ def _replayed(tape: Tape, asked: list[Value]) -> bool:
         if buffer is None:
             return False
         arguments.append(buffer)
+    wanted += [nodes[number].inputs[i] for number, i in plan.kept]
     for value, buffer in zip(wanted, plan.run(arguments), strict=True):
         value.buffer = buffer
         value.node = None

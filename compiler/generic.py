@@ -5,32 +5,35 @@
 The passes and the lowering run on symbolic sizes as on numbers (`dialects/symbolic.py`): what they decide from a size
 is recorded, and the code serves all sizes that decide alike; what needs the number itself (the blocks of a convolution,
 a sorting network) pins it, and the code serves that length only. Kernels read the lengths from a buffer that each of
-them takes last. What is left to do for new sizes is arithmetic: buffer plan, iterations, the launches.
+them takes last. What is left to do for new sizes is arithmetic: buffer plan, iterations, the launches. The versions of
+a program are kept on disk, so that a later process needs no MLIR for them.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxir.compiler import cache, evaluate
+from mlxir.compiler import cache, evaluate, objects
+from mlxir.compiler.lower.plan import Parts, Stage, make_plan
+from mlxir.compiler.lower.steps import Lowered, Step
 from mlxir.compiler.program import Instruction, Program
+from mlxir.compiler.schedule import schedule_of
 from mlxir.compiler.specialise import substitute
 from mlxir.dialects.mx import Aval
 from mlxir.dialects.symbolic import SYMBOLIC, Scope, function
-from mlxir.runtime import devices
+from mlxir.runtime import devices, store
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import int64
 from mlxir.runtime.knobs import knobs
-from mlxir.runtime.launch import Executable, Object
-
-if TYPE_CHECKING:  # they load MLIR
-    from mlxir.compiler.kernels import Kernel
-    from mlxir.compiler.passes.fuse import Fused
+from mlxir.runtime.launch import Executable, Object, decode, encode
 
 LEAST = 2  # axes of length 0 and 1 are compiled as such: they broadcast, squeeze or vanish
 MOST_VERSIONS = 8  # of the code of one program, for sizes that decide differently
@@ -46,18 +49,16 @@ class Runner(NamedTuple):
 
 
 class _Code:
-    """One version of the code of a program, and what it assumes of the sizes."""
+    """One version of the code of a program: plain data, `numbers` in which stand by their text, and its objects.
 
-    def __init__(self, names: list[str], scope: Scope, fused: Fused, kernels: dict[str, Kernel], objects: list[Object]):
-        self.fused, self.kernels, self.objects = fused, kernels, objects
-        self.assumed = scope.assumptions()
+    `data` holds what it assumes of the sizes, the texts of its numbers, the parts of the program and its kernels.
+    """
+
+    def __init__(self, names: list[str], data: dict[str, Any], objects: list[Object]):
+        self.data, self.objects = data, objects
+        self.assumed: list[str] = data["assumed"]
         self.holds = function(names, self.assumed, "and")
-        self.pinned = len(scope.pins) == len(scope.hints)
-        numbers: dict[str, Any] = {}
-        _replaced((fused.values, [k.op.attrs for k in fused.launches if k.op is not None],
-                   [k.lowered for k in kernels.values()]), lambda n: numbers.setdefault(n.text, n))  # fmt: skip
-        self.texts = list(numbers)
-        self.numbers = function(names, self.texts, ",")
+        self.numbers = function(names, data["texts"], ",")
 
     def serves(self, sizes: Sequence[int]) -> bool:
         try:
@@ -67,34 +68,41 @@ class _Code:
 
     def runner(self, sizes: Sequence[int]) -> Runner:
         """The code with the buffers and launches for given sizes."""
-        from mlxir.compiler import pipeline  # lazy: it loads MLIR, as compiling this code did
-
-        known = dict(zip(self.texts, self.numbers(*sizes), strict=True))
-
-        def number(n: Any) -> Any:
-            return known[n.text]
-
-        launches = [k if k.op is None else k._replace(op=k.op._replace(attrs=_replaced(k.op.attrs, number)))
-                    for k in self.fused.launches]  # fmt: skip
-        fused = self.fused._replace(values=_replaced(self.fused.values, number), launches=launches)
-        lowered = {name: _replaced(k.named(name), number) for name, k in self.kernels.items()}
-        made = Executable(self.objects, pipeline.schedule_of(fused, lowered), cache.library_step)
+        known = dict(zip(self.data["texts"], self.numbers(*sizes), strict=True))
+        stages, values, parameters, outputs = _with_numbers(self.data["parts"], known)
+        parts = Parts([Stage(*s) for s in stages], [Aval(*v) for v in values], parameters, outputs)
+        lowered = {
+            name: Lowered([Step(*s) for s in steps], [Aval(*t) for t in temporaries])
+            for name, (steps, temporaries) in _with_numbers(self.data["kernels"], known).items()
+        }
+        made = Executable(self.objects, schedule_of(make_plan(parts, lowered)), cache.library_step)
         lengths = Buffer.from_numpy(np.array(sizes, np.int64))
         return Runner(lambda buffers: made.run([*buffers, lengths]), made.code_bytes, made, lengths)
 
 
-def _replaced(value: Any, number: Callable[[Any], Any]) -> Any:
-    """Plain data with `number(n)` for every symbolic number."""
+def _as_data(value: Any, texts: dict[str, None]) -> Any:
+    """A value as `launch.encode` has it, with symbolic numbers by their text, which is entered in `texts`."""
     if type(value) in SYMBOLIC:
-        return number(value)
+        texts[value.text] = None
+        return {"n": value.text}
     if isinstance(value, dict):
-        return {k: _replaced(v, number) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_replaced(v, number) for v in value]
-    if isinstance(value, tuple):
-        items = [_replaced(v, number) for v in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value
+        return {"m": {k: _as_data(v, texts) for k, v in value.items()}}
+    if isinstance(value, (tuple, list)):
+        return {"t": [_as_data(v, texts) for v in value]}
+    return encode(value)
+
+
+def _with_numbers(data: Any, known: dict[str, Any]) -> Any:
+    """The value of `_as_data`, with the numbers that the texts stand for."""
+    if isinstance(data, dict):
+        ((tag, inner),) = data.items()
+        if tag == "n":
+            return known[inner]
+        if tag == "t":
+            return tuple([_with_numbers(v, known) for v in inner])
+        if tag == "m":
+            return {k: _with_numbers(v, known) for k, v in inner.items()}
+    return decode(data)
 
 
 class Family:
@@ -108,11 +116,15 @@ class Family:
         self.numbers = function(names, texts, ",")
         self.versions: list[_Code] = []
         self.generic = True  # whether it is worth compiling for all sizes
+        self._looked = False  # on disk
 
     def runner(self, sizes: list[int]) -> Any:
         """What runs the program for given sizes, compiled at the first that decide as these.
 
         Shaders are made for one size each."""
+        if not self._looked:
+            self._looked = True
+            self._recall()
         for code in self.versions:
             if code.serves(sizes):
                 return code.runner(sizes)
@@ -145,23 +157,60 @@ class Family:
         known = dict(zip(self.texts, self.numbers(*given), strict=True))
         program = _with_lengths(substitute(self.program, lambda n: known[n.text]), len(sizes))
         try:
-            fused, kernels, objects = pipeline.compile_generic(program)
+            parts, kernels, code = pipeline.compile_generic(program)
         except Exception as error:  # whatever has no form for symbolic sizes is compiled for each size instead
             self.generic = False
+            self._keep(None, [], False)
             if knobs.debug >= 1:
                 print(f"[mlxir] {self.program.name} is compiled for each size: {error!r}", file=sys.stderr)
             return None
         finally:
             scope.active = False
-        code = _Code(list(scope.hints), scope, fused, kernels, objects)
+        texts: dict[str, None] = {}
+        data = {
+            "parts": _as_data(parts, texts),
+            "kernels": _as_data({name: (k.steps, k.temporaries) for name, k in kernels.items()}, texts),
+            "texts": list(texts), "assumed": list(scope.assumptions()),
+        }  # fmt: skip
+        self.generic = len(scope.pins) < len(scope.hints)
+        self._keep(data, code, self.generic)
         seconds = time.perf_counter() - start
         cache.count(seconds)
         if knobs.debug >= 1:
-            steps = sum(len(k.lowered.steps) for k in kernels.values())
-            print(f"[mlxir] compiled {self.program.name} for all sizes with {', '.join(code.assumed)}: {steps} kernels,"
-                  f" {seconds * 1e3:.0f} ms", file=sys.stderr)  # fmt: skip
-        self.generic = not code.pinned
-        return code
+            steps = sum(len(k.steps) for k in kernels.values())
+            print(f"[mlxir] compiled {self.program.name} for all sizes with {', '.join(data['assumed'])}: {steps}"
+                  f" kernels, {seconds * 1e3:.0f} ms", file=sys.stderr)  # fmt: skip
+        return _Code(list(scope.hints), data, code)
+
+    # -- on disk ----------------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def _key(self) -> bytes:
+        """What the versions are kept by: the program with its symbols, and what is known of them."""
+        program = substitute(self.program, lambda n: ("number", n.text))
+        known = [self.known(name) for name in self.names]
+        return objects.fingerprint() + repr((program.key, self.names, self.texts, known)).encode()
+
+    def _digest(self, version: int) -> str:
+        return hashlib.sha256(self._key + f" version {version}".encode()).hexdigest()
+
+    def _keep(self, data: dict[str, Any] | None, code: list[Object], generic: bool) -> None:
+        """Keep one more version; without data, that there is none."""
+        for one in code:
+            objects.keep(one)
+        entry = [data, [one.digest for one in code], generic]
+        store.save(self._digest(len(self.versions)), json.dumps(entry), b"")
+
+    def _recall(self) -> None:
+        """The versions on disk whose objects are all there."""
+        while self.generic and len(self.versions) < MOST_VERSIONS and not (knobs.dump or knobs.debug >= 3):
+            entry = store.load(self._digest(len(self.versions)))
+            if entry is None:
+                return
+            data, digests, self.generic = json.loads(entry[0])
+            code = [found for d in digests if (found := objects.recall(d)) is not None]
+            if data is None or len(code) < len(digests):
+                return
+            self.versions.append(_Code([f"s{n}" for n in range(len(self.names))], data, code))
 
 
 def _with_lengths(program: Program, count: int) -> Program:

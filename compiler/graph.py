@@ -32,24 +32,31 @@ _new_tuple = tuple.__new__
 _allocate = object.__new__
 
 
-class Node(NamedTuple):
-    """One application of a primitive; compared by identity. (A tuple, because one is made in half the time.)"""
-
+class _Node(NamedTuple):
     primitive: Primitive
     attrs: dict
     inputs: tuple[Value, ...]
     avals: Sequence[Aval]
     where: Where
 
+
+class Node(_Node):
+    """One application of a primitive; compared by identity. (A tuple, because one is made in half the time.)"""
+
+    __slots__ = ()
     __hash__ = object.__hash__
     __eq__ = object.__eq__
     __ne__ = object.__ne__
 
 
 class Value:
-    """One array of the trace; see the module's docstring for its four forms."""
+    """One array of the trace; see the module's docstring for its four forms.
 
-    __slots__ = ("alias", "buffer", "dtype", "index", "mark", "node", "shape", "trace", "uid")
+    Results of native code (api/native) have no buffer until someone asks for it: `owner` holds their block of the pool,
+    in which they begin at `offset`.
+    """
+
+    __slots__ = ("alias", "buffer", "dtype", "index", "mark", "node", "offset", "owner", "shape", "trace", "uid")
 
     def __init__(self, shape: Shape, dtype: Dtype, node: Node | None = None, index: int = 0):
         self.shape, self.dtype, self.node, self.index, self.uid = shape, dtype, node, index, next(_uids)
@@ -57,6 +64,14 @@ class Value:
         self.alias: Value | None = None
         self.trace: Trace | None = None
         self.mark: tuple[Tape, int] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """The buffer, when it is first asked for: slots that are empty get here."""
+        if name != "buffer":
+            raise AttributeError(f"a Value has no {name}")
+        owner = self.owner
+        self.buffer = Buffer(owner.block[0] + self.offset, self.shape, self.dtype, owner)
+        return self.buffer
 
     @property
     def aval(self) -> Aval:

@@ -15,8 +15,8 @@ import json
 from typing import NamedTuple
 
 from mlxir.compiler import objects
-from mlxir.compiler.lower.loops import Lowered, Step
 from mlxir.compiler.lower.routines import Routine
+from mlxir.compiler.lower.steps import Lowered, Step
 from mlxir.dialects.mlir import Function
 from mlxir.dialects.mx import Aval
 from mlxir.runtime import store
@@ -65,12 +65,11 @@ def recall(key: str) -> Kernel | None:
     return found
 
 
-def keep(key: str, name: str, lowered: Lowered, code: Object) -> Kernel:
-    """Keep a kernel that was compiled under the name `name`."""
-    kernel = Kernel(lowered, code).unnamed(name)
+def keep(key: str, kernel: Kernel) -> Kernel:
+    """Keep a compiled kernel."""
     objects.kernels.keep(key, kernel)
-    objects.keep(code)
-    store.save(key, json.dumps(encode((*kernel.lowered, code.digest))), b"")
+    objects.keep(kernel.code)
+    store.save(key, json.dumps(encode((*kernel.lowered, kernel.code.digest))), b"")
     return kernel
 
 

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 import sys
@@ -22,35 +21,39 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlxir.compiler import kernels, objects
+from mlxir.compiler import kernels
 from mlxir.compiler.build import build
 from mlxir.compiler.kernels import Kernel
 from mlxir.compiler.lower.attention import lower_attention
 from mlxir.compiler.lower.attention_grad import lower_attention_grad
-from mlxir.compiler.lower.attention_subgroups import lower_attention_queries, streams
+from mlxir.compiler.lower.attention_subgroups import lower_attention_subgroups, streams
+from mlxir.compiler.lower.attention_tiles_grad import lower_attention_grad_tiles
 from mlxir.compiler.lower.conv import lower_conv
 from mlxir.compiler.lower.gemm import lower_matmul
 from mlxir.compiler.lower.gemm_subgroups import lower_conv_subgroups, lower_matmul_subgroups
 from mlxir.compiler.lower.kernels import lowering_of
 from mlxir.compiler.lower.loops import SIZES, Lowered, Step, lower_fused
 from mlxir.compiler.lower.mixed import lower_mixed
-from mlxir.compiler.lower.plan import LibraryLaunch, NativeLaunch, Plan, make_plan
+from mlxir.compiler.lower.plan import NativeLaunch, Parts, Plan, Stage, make_plan
 from mlxir.compiler.lower.routines import Routine, define
 from mlxir.compiler.lower.streaming import fits
 from mlxir.compiler.passes import attention
-from mlxir.compiler.passes.fuse import Fused, fuse
-from mlxir.compiler.passes.fuse import Launch as FusedLaunch
+from mlxir.compiler.passes.fuse import fuse
 from mlxir.compiler.passes.moments import one_pass_moments
+from mlxir.compiler.passes.outline import Fused
+from mlxir.compiler.passes.outline import Launch as FusedLaunch
 from mlxir.compiler.passes.recognise_attention import recognise_attention
 from mlxir.compiler.passes.simplify import remove_dead, simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
 from mlxir.compiler.passes.transforms import expand_transforms
 from mlxir.compiler.program import Instruction, Program
+from mlxir.compiler.schedule import schedule_of
 from mlxir.compiler.target import cpu, metal
 from mlxir.compiler.target.codegen import compiled
+from mlxir.compiler.target.launcher import launcher
 from mlxir.dialects.mlir import Function, Module, context, ir, run_passes
 from mlxir.runtime.knobs import knobs
-from mlxir.runtime.launch import LAUNCHER_SYMBOLS, Object, Schedule, Segment, thread_count
+from mlxir.runtime.launch import Object, Schedule, thread_count
 
 Observer = Callable[[str, Callable[[], str]], None]
 """Called with each stage's name and a function that prints it."""
@@ -63,11 +66,12 @@ BLOCKED: dict[str, Lowering] = {
     "mixed": lower_mixed,
 }  # fmt: skip
 SUBGROUPS: dict[str, Lowering] = {
-    "matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups, "attention": lower_attention_queries,
+    "matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups, "attention": lower_attention_subgroups,
+    "attention_grad": lower_attention_grad_tiles,
     "loops": functools.partial(lower_fused, costly=2),
 }  # fmt: skip
-"""Contractions by blocks for a CPU, and by tiles of SIMD-groups for Metal, whose registers keep what a CPU would compute
-again from its L1.
+"""Contractions by blocks for a CPU, and by tiles of SIMD-groups for Metal, whose registers keep what a CPU would
+compute again from its L1.
 
 A composite with a kernel that is not here is taken apart.
 """
@@ -124,7 +128,7 @@ def lowered(program: Program, observe: Observer, contractions: dict[str, Lowerin
         module = ir.Module.create()
     loops = {k.name: _lower(kernels, k, contractions, module) for k in kernels.launches if k.kind != "library"}
     observe("loops", lambda: str(module))
-    return Loops(module, loops, kernels, make_plan(kernels, loops))
+    return Loops(module, loops, kernels, make_plan(parts_of(kernels), loops))
 
 
 def _lower(fused: Fused, launch: FusedLaunch, contractions: dict[str, Lowering], module: ir.Module) -> Lowered:
@@ -144,8 +148,8 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
     observe = observe or observer(program.name)
     parts = fused(program, observe, BLOCKED)
     made, code = _watched_kernels(parts, observe) if watched else _kernels(parts)
-    plan = make_plan(parts, {name: kernel.named(name) for name, kernel in made.items()})
-    schedule = _schedule(plan)
+    plan = make_plan(parts_of(parts), {name: kernel.named(name) for name, kernel in made.items()})
+    schedule = schedule_of(plan)
     observe("schedule", schedule.to_json)
     if knobs.debug >= 1:
         steps = [k.step for k in plan.launches if isinstance(k, NativeLaunch)]
@@ -157,39 +161,47 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
     return [launcher(), *code], schedule
 
 
-def compile_generic(program: Program) -> tuple[Fused, dict[str, Kernel], list[Object]]:
-    """The kernels and object code of a program with symbolic sizes, whose last parameter holds the lengths of axes."""
+def compile_generic(program: Program) -> tuple[Parts, dict[str, Lowered], list[Object]]:
+    """The kernels and object code of a program with symbolic sizes, whose last parameter holds the lengths of axes.
+
+    They are kept apart from other kernels, because what lowering decides from sizes belongs to the program.
+    """
     observe = observer(program.name)
-    parts = fused(program, observe, BLOCKED)
-    lengths = parts.parameters - 1
+    made = fused(program, observe, BLOCKED)
+    lengths = made.parameters - 1
     launches = []
-    for launch in parts.launches:
+    for launch in made.launches:
         if launch.kind in SIZED:
-            function = parts.module.find(launch.name)
-            function.add_parameter(parts.values[lengths])
+            function = made.module.find(launch.name)
+            function.add_parameter(made.values[lengths])
             with context:
                 function.operation.attributes[SIZES] = ir.UnitAttr.get()
             launch = launch._replace(operands=(*launch.operands, lengths))
         launches.append(launch)
-    parts = parts._replace(launches=launches)
-    made, code = _watched_kernels(parts, observe)
-    return parts, made, [launcher(), *code]
+    made = made._replace(launches=launches)
+    watched = bool(knobs.dump) or knobs.debug >= 3
+    compiled_kernels, code = _watched_kernels(made, observe) if watched else _kernels(made, kept=False)
+    return parts_of(made), {name: k.named(name) for name, k in compiled_kernels.items()}, [launcher(), *code]
 
 
-def schedule_of(fused: Fused, lowered: dict[str, Lowered]) -> Schedule:
-    """How to call the kernels of a program."""
-    return _schedule(make_plan(fused, lowered))
+def parts_of(fused: Fused) -> Parts:
+    """A fused program without its functions."""
+    stages = [Stage(k.kind, k.name, k.op.attrs if k.op is not None else None, k.operands, k.results)
+              for k in fused.launches]  # fmt: skip
+    return Parts(stages, fused.values, fused.parameters, fused.outputs)
 
 
-def _kernels(fused: Fused) -> tuple[dict[str, Kernel], list[Object]]:
-    """The compiled kernels by name, and all objects. Equal ones are compiled once, by whichever program needs them first.
+def _kernels(fused: Fused, kept: bool = True) -> tuple[dict[str, Kernel], list[Object]]:
+    """The compiled kernels by name, and all objects.
+
+    Equal kernels are compiled once, by whichever program needs them first; those that are not `kept`, by this one.
 
     Kernels are compiled in small batches, so that LLVM works on some while the next ones are lowered here.
     """
     launches = {k.name: k for k in fused.launches if k.kind != "library"}
-    keys = {name: kernels.key_of(fused.module.find(name), k.kind) for name, k in launches.items()}
+    keys = {name: kernels.key_of(fused.module.find(name), k.kind) if kept else name for name, k in launches.items()}
     first = {key: name for name, key in reversed(keys.items())}
-    known = {key: kernel for key in first if (kernel := kernels.recall(key)) is not None}
+    known = {key: kernel for key in first if kept and (kernel := kernels.recall(key)) is not None}
     missing = [key for key in dict.fromkeys(keys.values()) if key not in known]
     routines: dict[Routine, Callable[[], Object]] = {}
     with ThreadPoolExecutor(thread_count()) as threads:
@@ -213,11 +225,12 @@ def _kernels(fused: Fused) -> tuple[dict[str, Kernel], list[Object]]:
             imports = {r.symbol: None for kernel in loops.values() for r in kernel.routines}
             batches.append((loops, threads.submit(cpu.code_of, cpu.llvm_text(module, steps), steps, [*imports])))
         for loops, code in batches:
-            for key, kernel in loops.items():
-                known[key] = kernels.keep(key, first[key], kernel, code.result())
+            for key, lowered in loops.items():
+                made = Kernel(lowered, code.result()).unnamed(first[key])
+                known[key] = kernels.keep(key, made) if kept else made
         shared = [made() for made in routines.values()]
-    code = {kernel.code.digest: kernel.code for kernel in known.values()}
-    return {name: known[key] for name, key in keys.items()}, [*shared, *code.values()]
+    own = {kernel.code.digest: kernel.code for kernel in known.values()}
+    return {name: known[key] for name, key in keys.items()}, [*shared, *own.values()]
 
 
 def _routine(routine: Routine, threads: Executor) -> Callable[[], Object]:
@@ -260,17 +273,6 @@ def _watched_kernels(fused: Fused, observe: Observer) -> tuple[dict[str, Kernel]
     return {name: Kernel(kernel, code).unnamed(name) for name, kernel in loops.items()}, [code]
 
 
-@functools.cache
-def launcher() -> Object:
-    """The object code of the launcher."""
-    digest = hashlib.sha256(objects.fingerprint() + b"launcher").hexdigest()
-    found = objects.recall(digest)
-    if found is None:
-        found = Object(digest, LAUNCHER_SYMBOLS, compiled(cpu.LAUNCHER))
-        objects.keep(found)
-    return found
-
-
 def compile_metal(program: Program, observe: Observer | None = None) -> tuple[str, dict[str, Any]]:
     """Metal shaders, and the schedule that runs them (its format: compiler/target/metal.py)."""
     observe = observe or observer(program.name)
@@ -279,22 +281,6 @@ def compile_metal(program: Program, observe: Observer | None = None) -> tuple[st
     observe("metal", lambda: code.text)
     observe("schedule", lambda: json.dumps(code.schedule, indent=1))
     return code.text, code.schedule
-
-
-def _schedule(plan: Plan) -> Schedule:
-    segments: list[Segment] = []
-    for launch in plan.launches:
-        if isinstance(launch, LibraryLaunch):
-            operands = tuple((p.kind, p.at, a.shape, a.dtype) for p, a in launch.operands)
-            results = tuple((p.kind, p.at, a.shape, a.dtype) for p, a in launch.results)
-            segments.append(Segment((), launch.primitive, launch.attrs, operands, results))
-        elif segments and segments[-1].launches:
-            segments[-1] = Segment((*segments[-1].launches, cpu.launch_of(launch)))
-        else:
-            segments.append(Segment((cpu.launch_of(launch),)))
-    parameters = [(a.shape, a.dtype) for a in plan.parameters]
-    written = [(a.shape, a.dtype) for a in plan.results]
-    return Schedule(parameters, written, plan.outputs, plan.arena, segments, len(plan.launches))
 
 
 def transformed_program(program: Program) -> Program:

@@ -26,13 +26,14 @@ except ImportError:
 
 from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.errors import CompileError
 from mlxir.runtime.knobs import knobs
 
 from .mx import RECORDS, Aval, OpBuilder, Operators, Primitive
 from .symbolic import SYMBOLIC, SymFloat, SymInt, is_symbolic
 
 __all__ = ["Function", "Module", "MxBuilder", "Op", "Symbol", "Tensor", "element_type", "ir", "location",
-           "run_passes", "tensor_type", "to_llvm"]  # fmt: skip
+           "run_passes", "tensor_type", "to_llvm", "verify_functions"]  # fmt: skip
 
 
 _DIALECTS = ("func", "arith", "math", "scf", "cf", "memref", "vector", "affine", "gpu", "llvm", "irdl")
@@ -456,6 +457,23 @@ class Module:
     def clone(self) -> Module:
         with context:
             return Module(ir.Module.parse(self.text(locations=True)))
+
+
+def verify_functions(module: ir.Module) -> None:
+    """Verify a module that passes or the translation to LLVM will read: invalid IR may end the process there.
+
+    Raises CompileError, which names the function.
+    """
+    try:
+        module.operation.verify()
+    except ir.MLIRError:
+        for view in module.body.operations:
+            try:
+                view.operation.verify()
+            except ir.MLIRError as error:
+                name = ir.StringAttr(view.operation.attributes["sym_name"]).value
+                raise CompileError(f"[lower] invalid IR was made for {name}: {error}") from error
+        raise
 
 
 def run_passes(module: Any, pipeline: str) -> None:

@@ -15,16 +15,16 @@ import numpy as np
 
 
 class DtypeCategory(enum.Enum):
-    """The abstract categories that `issubdtype` accepts, from the most general to the most specific."""
+    """The abstract categories that `issubdtype` accepts, from the most specific to the most general; MLX's numbers."""
 
-    generic = "generic"
-    number = "number"
-    integer = "integer"
-    inexact = "inexact"
-    signedinteger = "signedinteger"
-    unsignedinteger = "unsignedinteger"
-    floating = "floating"
-    complexfloating = "complexfloating"
+    complexfloating = 0
+    floating = 1
+    inexact = 2
+    signedinteger = 3
+    unsignedinteger = 4
+    integer = 5
+    number = 6
+    generic = 7
 
     def __str__(self) -> str:
         return f"DtypeCategory.{self.name}"

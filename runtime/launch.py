@@ -191,17 +191,22 @@ def _bind_openmp() -> None:
 
 
 _jit: Any = None
+_starting = threading.Lock()
 
 
-def _linker() -> Any:
+def linker() -> Any:
+    """LLVM's linker, with the OpenMP runtime loaded, which the launcher needs."""
     global _jit
-    if _jit is None:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        _bind_openmp()
-        machine = llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault", reloc="pic")
-        _jit = llvm.create_lljit_compiler(machine)
-    return _jit
+    with _starting:
+        if _jit is None:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            _bind_openmp()
+            target = llvm.Target.from_default_triple()
+            _jit = llvm.create_lljit_compiler(
+                target.create_target_machine(jit=True, codemodel="jitdefault", reloc="pic")
+            )
+        return _jit
 
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -243,7 +248,7 @@ def _link(objects: Sequence[Object], imports: dict[str, int]) -> list[_Linked]:
                     builder.export_symbol(symbol)
             for symbol, address in imports.items():
                 builder.import_symbol(symbol, address)
-            tracker = builder.add_current_process().link(_linker(), f"mlxir_{next(_libraries)}")
+            tracker = builder.add_current_process().link(linker(), f"mlxir_{next(_libraries)}")
             for o in new:
                 found[o.digest] = _linked[o.digest] = _Linked({s: tracker[s] for s in o.symbols}, tracker)
         return [linked for o in objects if (linked := found[o.digest]) is not None]
@@ -266,7 +271,7 @@ class Executable:
         segments = [s.launches for s in schedule.segments if s.launches]
         addresses: dict[str, int] = {}
         if segments:
-            _linker()  # it finds the OpenMP runtime, which the launcher needs
+            linker()
             (runtime,) = _link(objects[:1], _addresses)
             routines = _link([o for o in objects[1:] if not o.imports], runtime.addresses)
             for linked in routines:

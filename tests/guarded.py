@@ -15,6 +15,7 @@ from mlxir.compiler.lower.gemm import lower_matmul
 from mlxir.compiler.lower.gemm_schedule import ceil_div
 from mlxir.compiler.lower.plan import NativeLaunch, Place
 from mlxir.compiler.pipeline import launcher, routine_code
+from mlxir.compiler.schedule import launch_of
 from mlxir.compiler.target import cpu
 from mlxir.dialects.mlir import Module, context, ir
 from mlxir.runtime.launch import Executable, Schedule, Segment
@@ -68,7 +69,7 @@ class Kernel:
             kernel = cpu.code_of(cpu.llvm_text(loops, self.steps), self.steps, imports)
             code = [launcher(), *map(routine_code, routines), kernel]
         specs = [[(a.shape, a.dtype) for a in self.inputs], [(a.shape, a.dtype) for a in self.outputs]]
-        segments = [Segment(tuple([cpu.launch_of(k) for k in launches]))] if launches else []
+        segments = [Segment(tuple([launch_of(k) for k in launches]))] if launches else []
         self.executable = Executable(code, Schedule(*specs, [], 0, segments, 1), None)
 
     @staticmethod

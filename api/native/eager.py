@@ -7,7 +7,6 @@ the operator in Python. `a * 2.0` costs ten allocations and no frame of Python's
 
 from __future__ import annotations
 
-from .dispatch import exactly, new_reference, wrap
 from .layout import (
     ARRAY_VALUE,
     TAPE_KEY,
@@ -22,6 +21,7 @@ from .layout import (
     VALUE_TRACE,
     VALUE_UID,
 )
+from .objects import exactly, new_reference, wrap
 from .words import env, py, stack
 
 # Words of an operator.

@@ -1,28 +1,18 @@
 """Evaluations that were seen before, in native code (`words.py` says how these functions are read).
 
 `evaluated(*trees)` does what `compiler/evaluate.py` does by its plans: it finds the arrays that are not evaluated, the
-plan of what this thread has recorded since its last evaluation, the arguments by walking the graph as the plan says, and
-runs the program. It returns False for whatever is unusual, having changed nothing.
+plan of what this thread has recorded since its last evaluation, and, walking the graph as the plan says, the arguments;
+then it runs the program. It returns False for whatever is unusual, having changed nothing.
 """
 
 from __future__ import annotations
 
-from .dispatch import (
-    ARRAYS,
-    FRAME,
-    LEAVES,
-    WALK,
-    WALKED,
-    compute,
-    empty,
-    exactly,
-    hold,
-    new_reference,
-    output_buffer,
-    replace,
-)
+from .dispatch import compute, empty, hold
 from .eager import NODE_INPUTS
+from .form import ARRAYS, FRAME, LEAVES, WALK, WALKED
 from .layout import ARRAY_VALUE, TAPE_KEY, TAPE_OPEN, TYPE, VALUE_BUFFER, VALUE_MARK, VALUE_NODE
+from .objects import exactly, has_data, new_reference, replace
+from .results import set_output
 from .words import builtin, env, py, stack
 
 DEEPEST = 100  # containers inside containers; one may hold itself
@@ -36,11 +26,9 @@ def collect(x, wanted, depth):
         x = x[ARRAY_VALUE]
         kind = x[TYPE] if x else 0
     if kind == env.value:
-        if not x[VALUE_BUFFER]:
-            return 0
         if x[VALUE_BUFFER] == env.none:
             return py.PyList_Append(wanted, x) == 0
-        return x[VALUE_BUFFER][TYPE] == env.buffer
+        return has_data(x)
     if depth > DEEPEST:
         return 0
     if kind == env.dict:
@@ -104,7 +92,7 @@ def arguments(plan, frame, wanted):
             return 0
     for i in range(plan[ARRAYS]):
         value = node_at(nodes, plan + 8 * (plan[LEAVES] + 2 * i))
-        if value[VALUE_BUFFER][TYPE] != env.buffer or not hold(plan, frame, value):
+        if not has_data(value) or not hold(plan, frame, value):
             return 0
     return 1
 
@@ -112,12 +100,9 @@ def arguments(plan, frame, wanted):
 def settle(plan, frame, wanted):
     """The wanted values get their data, and let go of their graph."""
     for i in range(py.PyList_Size(wanted)):
-        value, buffer = py.PyList_GetItem(wanted, i), output_buffer(plan, frame, i)
-        if not buffer:
-            return 0
-        replace(value + 8 * VALUE_BUFFER, buffer)
+        value = py.PyList_GetItem(wanted, i)
+        set_output(plan, frame, value, i)
         replace(value + 8 * VALUE_NODE, new_reference(env.none))
-    return 1
 
 
 def replay(plan, tape, wanted):
@@ -127,7 +112,8 @@ def replay(plan, tape, wanted):
     if done:
         done = 1 if compute(plan, frame) else -1
     if done > 0:
-        done = 1 if new_tape() and settle(plan, frame, wanted) else -1
+        settle(plan, frame, wanted)
+        done = 1 if new_tape() else -1
     empty(plan, frame)
     return done
 

@@ -52,7 +52,7 @@ def _type_word() -> int:
 
 def _slot(cls: type, name: str) -> int:
     """Where a slot lies: the word that holds what is assigned, and nothing when it is deleted."""
-    probe = object.__new__(cls)
+    probe: Any = object.__new__(cls)
     count = cls.__basicsize__ // 8
     places = set(range(2, count))
     for marker in (object(), object()):
@@ -71,7 +71,8 @@ def _holder_slot(name: str) -> int:
     class Probe(_Holder):
         __slots__ = ()
 
-        def __del__(self) -> None: ...
+        def __del__(self) -> None:  # type: ignore[override]
+            pass
 
     return _slot(Probe, name)
 
@@ -82,8 +83,8 @@ ARRAY_VALUE = _slot(array, "_value")
 ARRAY_WEAK = array.__weakrefoffset__ // 8
 VALUE_SHAPE, VALUE_DTYPE, VALUE_BUFFER = _slot(Value, "shape"), _slot(Value, "dtype"), _slot(Value, "buffer")
 VALUE_NODE, VALUE_INDEX, VALUE_UID = _slot(Value, "node"), _slot(Value, "index"), _slot(Value, "uid")
+VALUE_OWNER, VALUE_OFFSET = _slot(Value, "owner"), _slot(Value, "offset")
 VALUE_ALIAS, VALUE_TRACE, VALUE_MARK = _slot(Value, "alias"), _slot(Value, "trace"), _slot(Value, "mark")
-BUFFER_ADDRESS, BUFFER_OWNER, BUFFER_VIEW = _slot(Buffer, "address"), _slot(Buffer, "owner"), _slot(Buffer, "_view")
-BUFFER_SHAPE, BUFFER_DTYPE = _slot(Buffer, "shape"), _slot(Buffer, "dtype")
+BUFFER_ADDRESS, BUFFER_OWNER = _slot(Buffer, "address"), _slot(Buffer, "owner")
 TAPE_KEY, TAPE_OPEN = _slot(Tape, "key"), _slot(Tape, "open")
 HOLDER_SIZE, HOLDER_POOL, HOLDER_BLOCK = _holder_slot("size"), _holder_slot("pool"), _holder_slot("block")

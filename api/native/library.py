@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mlxir.compiler import evaluate, graph, objects
+from mlxir.compiler import evaluate, graph
+from mlxir.compiler.objects import fingerprint
 from mlxir.compiler.target.codegen import compiled
 from mlxir.dialects.mx import Aval
 from mlxir.runtime import buffers, launch, store
@@ -24,10 +25,10 @@ from mlxir.runtime.knobs import knobs
 from .. import ndarray
 from ..ndarray import array
 from ..random import RandomState
-from . import dispatch, eager, evaluation, layout, missed
+from . import dispatch, eager, evaluation, layout, missed, objects, results
 from .words import Translation
 
-MODULES = (dispatch, eager, evaluation)
+MODULES = (objects, results, dispatch, eager, evaluation)
 METH_FASTCALL = 0x80
 
 OBJECTS: dict[str, Any] = {
@@ -36,9 +37,11 @@ OBJECTS: dict[str, Any] = {
     "int": int, "float": float, "str": str, "tuple": tuple, "list": list, "dict": dict, "none": None, "true": True,
     "false": False, "zero": 0, "fresh": buffers.pool._fresh, "free": buffers.pool.free, "give": "give",
     "slow_release": buffers._Holder.__del__, "pool_bytes": "pool_bytes", "word_value": "value",
-    "word_depth": "depth", "word_threads": "threads", "word_disable_compile": "disable_compile",
+    "word_pointer": "pointer", "word_depth": "depth", "word_threads": "threads",
+    "word_disable_compile": "disable_compile",
     "value_error": ValueError, "plans": evaluate._plans, "word_tier": "tier", "word_reference": "reference",
-    "constants": ndarray._constants, "constant_entries": ndarray.constant_entries, "node": graph.Node, "aval": Aval, "tape": graph.Tape,
+    "constants": ndarray._constants, "constant_entries": ndarray.constant_entries,
+    "node": graph.Node, "aval": Aval, "tape": graph.Tape,
     "no_attrs": ndarray._NO_ATTRS, "user_frame": user_frame, "word_tape": "tape", "word_leaf": "leaf",
     "changed": "[compile] The captured outputs hold another number of arrays than when traced.",
 }  # fmt: skip
@@ -59,11 +62,14 @@ def _table(words: list[int]) -> int:
 
 
 def _operators() -> list[int]:
-    words = []
+    """The operators as `eager.py` reads them."""
+    words: list[int] = []
     for slow in OPERATORS.values():
         operator = slow.native
-        words += [id(_keep(operator.primitive)), id(operator.result) if operator.result is not None else 0,
-                  id(_keep(operator.others)) if operator.others else 0, int(operator.reflected), id(_keep(slow))]  # fmt: skip
+        words.append(id(_keep(operator.primitive)))
+        words.append(id(operator.result) if operator.result is not None else 0)
+        words.append(id(_keep(operator.others)) if operator.others else 0)
+        words += [int(operator.reflected), id(_keep(slow))]
     return words
 
 
@@ -88,7 +94,7 @@ class Library:
     def __init__(self) -> None:
         known = json.dumps([sys.version, {k: v for k, v in vars(layout).items() if k.isupper()}])
         sources = b"".join([path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))])
-        digest = hashlib.sha256(objects.fingerprint() + known.encode() + sources).hexdigest()
+        digest = hashlib.sha256(fingerprint() + known.encode() + sources).hexdigest()
         entry = store.load(digest)
         if entry is None:
             translation = Translation(MODULES, ("binary", len(OPERATORS)))
@@ -103,7 +109,7 @@ class Library:
         code = launch.Object(digest, tuple(exports), entry[1])
         (linked,) = launch._link([code], imports)
         self.addresses = _keep(linked).addresses
-        _keep(launch._linker())
+        _keep(launch.linker())
 
     def function(self, name: str, owner: Any = None) -> Any:
         """A builtin function, whose first parameter is `owner`."""
@@ -132,7 +138,7 @@ def linked() -> Library:
 def _install(functions: Library) -> None:
     """Put native code where Python's was."""
     evaluate.native.evaluated = functions.function("evaluated")
-    setattr(buffers._Holder, "__del__", functions.method(buffers._Holder, "release", "__del__"))
+    buffers._Holder.__del__ = functions.method(buffers._Holder, "release", "__del__")  # type: ignore[method-assign]
     made = {}
     for i, (name, slow) in enumerate(OPERATORS.items()):
         made[slow] = functions.method(array, f"binary_{i}", name)

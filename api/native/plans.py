@@ -1,4 +1,4 @@
-"""Plans: what native code knows of the calls of an entry (`dispatch.py` says what their words mean)."""
+"""Plans: what native code knows of the calls of an entry (`form.py` says what their words mean)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..entries import Entry
 from ..ndarray import array
 from ..random import RandomState
 from ..signatures import Numbers
-from . import dispatch as d
+from . import form
 
 MOST_WORDS = 1 << 13  # of a frame, which lies on the stack
 QUIET_BYTES, QUIET_KERNELS = 1 << 16, 8  # programs up to these keep other threads waiting: a few microseconds
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
     `numbers` tells of each Python number among the arguments whether it is an input, and `feed` makes a tuple of
     buffers of the values of those (None if the entry does not serve them). The parameters of `executable`, which is
-    None for a program without outputs, are the `count` arrays of the call, then `captured`: buffers, or places among
+    None for a program without outputs, are the `given` arrays of the call, then `captured`: buffers, or places among
     what `feed` makes. `places` and `result` are the entry's, `inputs` and `outputs` the captured state or None; `hits`
     counts calls.
     """
@@ -46,7 +46,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
     numbers: Sequence[bool]
     feed: Callable[[list], tuple[Buffer, ...] | None] | None
-    count: int
+    given: int
     executable: Executable | None
     captured: Sequence[Buffer | int]
     places: Sequence[int | Value]
@@ -60,7 +60,7 @@ class _Stream:
     """The words of a plan, and the objects that they name."""
 
     def __init__(self, call: Call):
-        self.words = [0] * d.HEADER
+        self.words = [0] * form.HEADER
         self.kept: list[Any] = [call.executable, call.hits]
         self.numbers = iter(call.numbers)
         self.places = iter(call.places)
@@ -84,7 +84,7 @@ class _Stream:
         iterates = "items" if base is dict else "__iter__"
         if getattr(type(x), iterates) is not getattr(base, iterates):
             raise Unlike
-        self.add({dict: d.DICT, list: d.LIST, tuple: d.TUPLE}[base], self.object(type(x)), len(x))
+        self.add({dict: form.DICT, list: form.LIST, tuple: form.TUPLE}[base], self.object(type(x)), len(x))
         for key, item in x.items() if base is dict else enumerate(x):
             if base is dict:
                 if type(key) not in (str, int):  # comparing others may run code of the user's
@@ -96,13 +96,13 @@ class _Stream:
         """A tree of arrays and constants."""
         kind = type(x)
         if kind is array:
-            self.add(d.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
+            self.add(form.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
         elif isinstance(x, (dict, list, tuple)):
             self.container(x, self.argument)
         elif kind in (int, float) and next(self.numbers):
-            self.add(d.NUMBER, self.object(kind))
+            self.add(form.NUMBER, self.object(kind))
         elif kind in (str, int, bool, type(None)) or (kind is float and x == x and x != 0):
-            self.add(d.CONSTANT, self.object(kind), self.object(x))
+            self.add(form.CONSTANT, self.object(kind), self.object(x))
         else:
             raise Unlike
 
@@ -110,15 +110,15 @@ class _Stream:
         """A tree of captured inputs."""
         kind = type(x)
         if kind is array:
-            self.add(d.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
+            self.add(form.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
         elif kind is RandomState:
-            self.add(d.STATE_ARRAY, self.object(x.value.shape), self.object(x.value.dtype))
+            self.add(form.STATE_ARRAY, self.object(x.value.shape), self.object(x.value.dtype))
         elif isinstance(x, (dict, list, tuple)):
             self.container(x, self.state)
         elif isinstance(x, array) or kind in REGISTERED:
             raise Unlike
         else:
-            self.add(d.IGNORED, self.object(kind))
+            self.add(form.IGNORED, self.object(kind))
 
     def source(self) -> None:
         """Where the next array of the results comes from."""
@@ -126,15 +126,15 @@ class _Stream:
         if place is None:
             raise Unlike
         if isinstance(place, Value):
-            self.add(d.OUTSIDE, self.object(place))
+            self.add(form.OUTSIDE, self.object(place))
         else:
-            self.add(*((d.NEW, place) if place >= 0 else (d.GIVEN, -1 - place)))
+            self.add(*((form.NEW, place) if place >= 0 else (form.GIVEN, -1 - place)))
             self.given |= place < 0
 
     def written(self, x: Any) -> None:
         """A tree of captured outputs, without what would have to be rebuilt (`captured.write`)."""
         if type(x) is RandomState:
-            self.add(d.RANDOM)
+            self.add(form.RANDOM)
             self.source()
         elif isinstance(x, (dict, list, tuple)):
             base = dict if isinstance(x, dict) else list
@@ -153,7 +153,7 @@ class _Stream:
         elif isinstance(item, (tuple, array)) or type(item) in REGISTERED:
             raise Unlike
         else:
-            self.add(d.IGNORED, self.object(type(item)))
+            self.add(form.IGNORED, self.object(type(item)))
 
     def result(self, tree: Any) -> None:
         """The tree of results, as `entries.rebuilder` reads it."""
@@ -161,20 +161,20 @@ class _Stream:
         if isinstance(tree, array):
             self.source()
         elif kind is None:
-            self.add(d.CONSTANT, self.object(type(tree)), self.object(tree))
+            self.add(form.CONSTANT, self.object(type(tree)), self.object(tree))
         elif kind is dict:
-            self.add(d.DICT, self.object(dict.fromkeys(tree)), len(tree))
+            self.add(form.DICT, self.object(dict.fromkeys(tree)), len(tree))
             for key, item in tree.items():
                 self.add(self.object(key))
                 self.result(item)
         else:
             items = list(children(tree))
             if kind is list:
-                self.add(d.LIST, self.object(list), len(items))
+                self.add(form.LIST, self.object(list), len(items))
             elif type(tree) is tuple:
-                self.add(d.TUPLE, self.object(tuple), len(items))
+                self.add(form.TUPLE, self.object(tuple), len(items))
             else:
-                self.add(d.MAKE, self.object(maker(tree)), len(items))
+                self.add(form.MAKE, self.object(maker(tree)), len(items))
             for item in items:
                 self.result(item)
 
@@ -189,13 +189,14 @@ class _Stream:
     def memory(self, executable: Executable) -> int:
         """The blocks that results lie in, and the results; returns the number of blocks."""
         blocks = groups(executable.schedule.results)
-        self.begin(d.BLOCKS)
+        self.begin(form.BLOCKS)
         for size, _ in blocks:
             self.add(self.object(pool.free.setdefault(size, [])), self.object(size))
         places = {place: (i, offset) for i, (_, members) in enumerate(blocks) for place, offset, *_ in members}
-        self.begin(d.MEMBERS)
-        for i, (shape, dtype) in enumerate(executable.schedule.results):
-            self.add(*places[i], self.object(shape), self.object(dtype))
+        self.begin(form.MEMBERS)
+        for i in range(len(places)):
+            block, offset = places[i]
+            self.add(block, offset, self.object(offset))
         return len(blocks)
 
 
@@ -203,25 +204,25 @@ def plan_of(call: Call) -> tuple[Any, ...] | None:
     """The plan of calls like this one: its words, then what they name. None where native code does not serve them."""
     try:
         return _plan(call)
-    except Unlike:
+    except (Unlike, RecursionError):
         return None
 
 
 def _plan(call: Call) -> tuple[Any, ...]:
     out = _Stream(call)
-    out.begin(d.NODES)
+    out.begin(form.NODES)
     out.argument(call.args)
     out.argument(call.kwargs)
     if call.inputs is not None:
         out.state(call.inputs)
-    out.begin(d.RESULT)
+    out.begin(form.RESULT)
     out.result(call.result)
-    out.begin(d.WRITTEN)
+    out.begin(form.WRITTEN)
     if call.outputs is not None:
         out.written(call.outputs)
     if next(out.places, None) is not None:
         raise Unlike
-    out.begin(d.EXTRA)
+    out.begin(form.EXTRA)
     out.captured(call.captured)
     header = _header(call, out)
     header |= _launches(call.executable, out)
@@ -230,12 +231,12 @@ def _plan(call: Call) -> tuple[Any, ...]:
 
 def _finished(out: _Stream, header: dict[int, int]) -> tuple[Any, ...]:
     """The plan: its words as bytes, then what they name."""
-    arrays, buffers = header[d.ARRAYS], header[d.BUFFERS]
-    owned = d.LISTS + 2 * arrays + header[d.BLOCK_COUNT] + header[d.OUTPUT_COUNT]
-    entries = out.words[out.words[d.ENTRIES] :][: header[d.OUTPUT_COUNT]]
-    header[d.HOLDS] = int(out.given or any([entry < arrays for entry in entries]))
-    header |= {d.OWNED: owned, d.FRAME: owned + arrays + header[d.EXTRAS] + buffers}
-    if header[d.FRAME] > MOST_WORDS or len(out.words) > 4 * MOST_WORDS:
+    arrays, buffers = header[form.ARRAYS], header[form.BUFFERS]
+    owned = form.LISTS + 2 * arrays + header[form.BLOCK_COUNT] + header[form.OUTPUT_COUNT]
+    entries = out.words[out.words[form.ENTRIES] :][: header[form.OUTPUT_COUNT]]
+    header[form.HOLDS] = int(out.given or any([entry < arrays for entry in entries]))
+    header |= {form.OWNED: owned, form.FRAME: owned + arrays + header[form.EXTRAS] + buffers}
+    if header[form.FRAME] > MOST_WORDS or len(out.words) > 4 * MOST_WORDS:
         raise Unlike
     for word, content in header.items():
         out.words[word] = content
@@ -243,39 +244,43 @@ def _finished(out: _Stream, header: dict[int, int]) -> tuple[Any, ...]:
 
 
 def _header(call: Call, out: _Stream) -> dict[int, int]:
-    header = {d.ARRAYS: call.count, d.EXTRAS: len(call.captured), d.HITS: ctypes.addressof(call.hits)}
+    header = {form.ARRAYS: call.given, form.EXTRAS: len(call.captured), form.HITS: ctypes.addressof(call.hits)}
     if call.feed is not None:
-        header[d.FEED] = out.object(call.feed)
+        header[form.FEED] = out.object(call.feed)
     if call.inputs is not None:
-        header[d.INPUTS] = out.object(call.inputs)
+        header[form.INPUTS] = out.object(call.inputs)
     if call.outputs is not None:
-        header |= {d.OUTPUTS: out.object(call.outputs), d.CHECKED: int(call.outputs is call.inputs)}
+        header |= {form.OUTPUTS: out.object(call.outputs), form.CHECKED: int(call.outputs is call.inputs)}
     return header
 
 
 def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
     """The part of the header that says how the program runs, and the streams of its results."""
     if executable is None:
-        return {d.BUFFERS: 0, d.OUTPUT_COUNT: 0, d.BLOCK_COUNT: 0}
+        return {form.BUFFERS: 0, form.OUTPUT_COUNT: 0, form.BLOCK_COUNT: 0}
     schedule = executable.schedule
     if any(not segment.launches for segment in schedule.segments) or len(schedule.segments) > 1:
         raise Unlike  # steps of the host
     blocks = out.memory(executable)
-    out.begin(d.ENTRIES)
+    out.begin(form.ENTRIES)
     out.add(*schedule.outputs)
+    out.begin(form.OUTPUTS_AT)
+    for entry in schedule.outputs:
+        shape, dtype = [*schedule.parameters, *schedule.results][entry]
+        out.add(out.object(shape), out.object(dtype))
     launches = [launch for segment in schedule.segments for launch in segment.launches]
     specs = [*schedule.parameters, *schedule.results]
     touched = schedule.arena + sum([dtype.size * prod(shape) for shape, dtype in specs])
     alone = all([launch.useful <= 1 for launch in launches])
     header = {
-        d.BLOCK_COUNT: blocks, d.BUFFERS: len(schedule.results), d.OUTPUT_COUNT: len(schedule.outputs),
-        d.THREADS: int(alone), d.LONG: int(not alone or touched > QUIET_BYTES or len(launches) > QUIET_KERNELS),
+        form.BLOCK_COUNT: blocks, form.BUFFERS: len(schedule.results), form.OUTPUT_COUNT: len(schedule.outputs),
+        form.THREADS: int(alone), form.LONG: int(not alone or touched > QUIET_BYTES or len(launches) > QUIET_KERNELS),
     }  # fmt: skip
     if launches:
-        header |= {d.RUN: executable.launcher, d.PROGRAM: executable.program}
+        header |= {form.RUN: executable.launcher, form.PROGRAM: executable.program}
     if executable.arena:
         size = executable.arena
-        header |= {d.ARENA: out.object(pool.free.setdefault(size, [])), d.ARENA_SIZE: out.object(size)}
+        header |= {form.ARENA: out.object(pool.free.setdefault(size, [])), form.ARENA_SIZE: out.object(size)}
     return header
 
 
@@ -288,10 +293,10 @@ def evaluation(plan: Plan) -> tuple[Any, ...] | None:
     count = len(plan.leaves)
     out = _Stream(Call((), {}, (), None, count, executable, (), (), None, None, None, ctypes.c_uint64()))
     try:
-        header = {d.ARRAYS: count, d.EXTRAS: 0, d.WALKED: len(plan.walk)} | _launches(executable, out)
-        out.begin(d.WALK)
+        header = {form.ARRAYS: count, form.EXTRAS: 0, form.WALKED: len(plan.walk)} | _launches(executable, out)
+        out.begin(form.WALK)
         out.add(*[number for pair in plan.walk for number in pair])
-        out.begin(d.LEAVES)
+        out.begin(form.LEAVES)
         out.add(*[number for pair in plan.leaves for number in pair])
         return _finished(out, header)
     except Unlike:
@@ -311,7 +316,8 @@ def described(
     """The plan of an entry for calls like one that it serves, whose `count` arrays include those of captured state;
     the numbers listed in `inputs` are inputs.
     """
-    made, extra = entry.made, list(entry.extra)
+    made: Any = entry.made
+    extra = list(entry.extra)
     if isinstance(made, Runner):
         made, extra = made.executable, [*extra, made.lengths]
     if entry.program.outputs and not isinstance(made, Executable):

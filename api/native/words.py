@@ -17,7 +17,7 @@ the C API, `env.NAME` is the address of an object that the process supplies, `st
 hold 0 until the function returns, `invoke(f, ...)` calls the function at an address. Names of ints in the module are
 constants, names of functions in the module and what it imports are calls. Statements: assignment to names and to
 subscripts, `if`, `while`, `for i in range(n)`, `break`, `continue`, `return` (the caller gets 0 without one).
-Expressions: `+ - * //` and shifts, one comparison, `and`, `or`, `not`, `a if c else b`. Anything else is refused.
+Expressions: `+ - * & ^` and shifts, one comparison, `and`, `or`, `not`, `a if c else b`. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from collections.abc import Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
-_ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.FloorDiv: "sdiv", ast.LShift: "shl",
+_ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.LShift: "shl",
                ast.RShift: "ashr", ast.BitAnd: "and", ast.BitXor: "xor"}  # fmt: skip
 _COMPARISON = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "slt", ast.LtE: "sle", ast.Gt: "sgt", ast.GtE: "sge"}
 
 C_INT = frozenset([
-    "PyDict_Contains", "PyDict_Next", "PyDict_SetItem", "PyFrame_GetLasti", "PyList_Append", "PyList_SetItem", "PyList_SetSlice", "PyObject_RichCompareBool",
-    "PyObject_SetAttr", "PyObject_SetItem", "PySequence_SetItem", "PyTuple_SetItem",
+    "PyDict_Contains", "PyDict_Next", "PyDict_SetItem", "PyFrame_GetLasti", "PyList_Append", "PyList_SetItem",
+    "PyList_SetSlice", "PyObject_RichCompareBool", "PyObject_SetAttr", "PyObject_SetItem", "PySequence_SetItem",
+    "PyTuple_SetItem",
 ])  # fmt: skip
 """Functions of the C API that return an int; the others return a pointer, a Py_ssize_t, a long or nothing."""
 
@@ -48,7 +49,7 @@ class _Outside:
     __call__ = __getattr__
 
 
-def builtin(function: FunctionType) -> FunctionType:
+def builtin(function: Any) -> Any:
     """Marks what Python will call: `function(self, arguments, count)`, as METH_FASTCALL says. Others are internal."""
     return function
 
@@ -70,22 +71,30 @@ class Translation:
         self.called: dict[str, int] = {}  # function of the C API -> number of arguments
         self.exports: list[str] = []
         functions = []
+        defined: set[str] = set()
         for module in modules:
             for node in ast.parse(inspect.getsource(module)).body:
                 if isinstance(node, ast.FunctionDef):
+                    if node.name in defined:
+                        raise SyntaxError(f"{node.name} is defined twice")
+                    defined.add(node.name)
                     if node.decorator_list:
                         self.exports.append(node.name)
                     functions.append(_Function(self, vars(module), node).text())
         name, count = numbered
         for i in range(count):
             self.exports.append(f"{name}_{i}")
-            functions.append(f"define i64 @{name}_{i}(i64 %x, i64 %a, i64 %n) {{\n"
-                             f"  %r = call i64 @{name}(i64 %x, i64 %a, i64 %n, i64 {i})\n  ret i64 %r\n}}\n")  # fmt: skip
+            functions.append(_NUMBERED.format(name=name, i=i))
         declared = [f"declare {_result(name)} @{name}({', '.join(['i64'] * count)})"
                     for name, count in self.called.items()]  # fmt: skip
         self.text = "\n".join(["@env = external global i64", _MEMSET, *declared, "", *functions])
 
 
+_NUMBERED = """define i64 @{name}_{i}(i64 %self, i64 %arguments, i64 %count) {{
+  %result = call i64 @{name}(i64 %self, i64 %arguments, i64 %count, i64 {i})
+  ret i64 %result
+}}
+"""
 _MEMSET = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"
 
 
@@ -249,6 +258,8 @@ class _Function:
             return self.value(f"xor i1 {self.truth(node.operand)}, true")
         if isinstance(node, ast.BoolOp):
             return self.either(node)
+        if isinstance(node, ast.Compare):
+            self.refuse(node)
         return self.value(f"icmp ne i64 {self.word(node)}, 0")
 
     def either(self, node: ast.BoolOp) -> str:

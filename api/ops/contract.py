@@ -283,7 +283,8 @@ def _paired(a: _Operand, b: _Operand, keep: set[str]) -> _Operand:
     if not contracted:
         x = reshape(_aligned(a, batch + left), dims(batch + left) + (1,) * len(right))
         y = reshape(_aligned(b, batch + right), dims(batch) + (1,) * len(left) + dims(right))
-        return _Operand(binary(elementwise.multiply, *promoted(x, y)), batch + left + right)
+        x, y = promoted(x, y)
+        return _Operand(binary(elementwise.multiply, x, y), batch + left + right)
     x, y = _inexact_pair("matmul", a.value, b.value)
     x = _aligned(_Operand(x, a.letters), batch + left + contracted)
     y = _aligned(_Operand(y, b.letters), batch + contracted + right)

@@ -7,6 +7,7 @@ common dtype and broadcast; Python numbers are weak.
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 from mlxir.compiler.graph import Value
@@ -117,7 +118,7 @@ def positive(a: array, /, *, stream: StreamOrDevice = None) -> array:
 
 def round(a: Operand, /, decimals: int = 0, stream: StreamOrDevice = None) -> array:
     """Round half to even; with `decimals`, to that many digits behind the point (negative: before it)."""
-    x = as_value(a)
+    x, decimals = as_value(a), operator.index(decimals)
     if decimals == 0:
         return wrap(unary(prim.round_, x))
     if x.dtype not in INEXACT and decimals > 0:
@@ -415,7 +416,7 @@ def isclose(
     stream: StreamOrDevice = None,
 ) -> array:
     """Whether |a - b| <= atol + rtol * |b|; equal infinities are close, NaN are close where `equal_nan`."""
-    x, y = operands(a, b)
+    x, y = check_array("isclose", a)._value, check_array("isclose", b)._value
     dtype = at_least_float(promote(x.dtype, y.dtype))
     x, y = cast(x, dtype), cast(y, dtype)
     size = float32 if dtype.kind == "c" else dtype

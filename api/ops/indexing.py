@@ -24,6 +24,7 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.dialects.symbolic import SymInt
 from mlxir.ndarray import array, as_value, wrap
 from mlxir.runtime.dtypes import Dtype, bool_, int32, int64, promote
+from mlxir.runtime.errors import AxisError
 from mlxir.values import (
     arange,
     axis_of,
@@ -115,6 +116,8 @@ def _normalised(item: _slice, n: int) -> tuple[int, int, int]:
 
 
 def _checked(i: int, n: int) -> int:
+    if not n:
+        raise failure(AxisError, f"[take] Cannot do a non-empty take from an empty axis: index {i}.")
     if not -n <= i < n:
         raise failure(IndexError, f"[index] index {i} is out of bounds for an axis of size {n}")
     return i + n if i < 0 else i
@@ -274,7 +277,7 @@ def _fitted(update: Value, shape: Shape) -> Value:
     update = _without_leading_ones(update, len(shape))
     if len(update.shape) > len(shape) or broadcast_shape("setitem", update.shape, shape) != shape:
         raise failure(
-            ValueError, f"[setitem] Cannot broadcast array of shape {text(update.shape)} into shape {text(shape)}."
+            ValueError, f"[broadcast_shapes] Cannot broadcast {text(update.shape)} to {text(shape)} in an assignment."
         )
     return broadcast_to(update, shape)
 
@@ -448,20 +451,19 @@ def take(a: array, /, indices: int | array, axis: int | None = None, *, stream: 
     """The slices at `indices` along an axis (elements of the flattened array if None)."""
     x = check_array("take", a)._value
     number = _int(indices)
-    if number is None:
-        check_array("take", indices)
+    count = size_of(check_array("take", indices).shape) if number is None else 1
     if axis is None:
         x, axis = reshape(x, (size_of(x.shape),)), 0
     else:
         axis = axis_of("take", axis, len(x.shape))
-    if not (x.shape[axis] if number is None else size_of(x.shape)) and (number is not None or size_of(indices.shape)):
+    if not (x.shape[axis] if number is None else size_of(x.shape)) and count:
         raise failure(ValueError, "[take] Cannot do a non-empty take from an array with zero elements.")
     if number is not None:
         i = _checked(number, x.shape[axis])
         start = [i if k == axis else 0 for k in range(len(x.shape))]
         stop = [i + 1 if k == axis else m for k, m in enumerate(x.shape)]
         return wrap(reshape(static_slice(x, start, stop), x.shape[:axis] + x.shape[axis + 1 :]))
-    index = _integral("gather", indices._value)
+    index = _integral("gather", check_array("take", indices)._value)
     sizes = x.shape[:axis] + (1,) + x.shape[axis + 1 :]
     out = gathered(x, (axis,), [index], sizes)
     rank, rest = len(index.shape), x.shape[:axis] + x.shape[axis + 1 :]
@@ -506,6 +508,8 @@ def put_along_axis(
     x, index, axis = _along("put_along_axis", a, indices, axis)
     rank = len(x.shape)
     source = _without_leading_ones(source, rank)
+    if len(source.shape) > rank:
+        raise failure(ValueError, f"[put_along_axis] values of shape {text(source.shape)} have more than {rank} axes.")
     index = broadcast_to(index, broadcast_shape("put_along_axis", index.shape, source.shape))
     source = _fitted(source, index.shape)
     if size_of(x.shape) != size_of(shape):

@@ -7,6 +7,7 @@ read the weights. Formats: OCP Microscaling Formats MX v1.0 (2023); scales of nv
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mlxir.devices import StreamOrDevice
@@ -102,11 +103,11 @@ def _from_e2m1(code: array) -> array:
 
 
 def _to_e2m1(x: array) -> array:
-    """The code of the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6 with a sign, ties to even, never -0; uint32."""
+    """The code of the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6 with a sign, ties towards zero, never -0; uint32."""
     size = elementwise.abs(x)
     code = (size > 0.25).astype(uint32)
-    for step, closed in ((0.75, True), (1.25, False), (1.75, True), (2.5, False), (3.5, True), (5.0, False)):
-        code = code + (size >= step if closed else size > step).astype(uint32)
+    for step in (0.75, 1.25, 1.75, 2.5, 3.5, 5.0):
+        code = code + (size > step).astype(uint32)
     return elementwise.where(elementwise.logical_and(x < 0, code > 0), code + 8, code)
 
 
@@ -131,6 +132,8 @@ def from_fp8(x: array, dtype: Dtype = bfloat16, *, stream: StreamOrDevice = None
     code = check_array("from_fp8", x)
     if code.dtype is not uint8:
         raise failure(ValueError, f"[from_fp8] Input must have type uint8 but x.dtype() == {code.dtype.name}.")
+    if not dtype.is_float:
+        raise failure(ValueError, f"[from_fp8] Only real floating types are supported but dtype == {dtype.name}.")
     return _from_e4m3(code).astype(dtype)
 
 
@@ -138,11 +141,12 @@ def from_fp8(x: array, dtype: Dtype = bfloat16, *, stream: StreamOrDevice = None
 
 
 def _packed(values: array, bits: int) -> array:
-    """Values below 2^bits (uint32, a multiple of 32 of them per row) as words: 32 values fill `bits` words."""
+    """Values below 2^bits (uint32) as words; the values of a row fill them, without a rest."""
     *lead, n = values.shape
-    blocks = values.reshape(*lead, n // records.WORD, records.WORD)
+    filled = bits // math.gcd(bits, 32)  # words that hold whole values
+    blocks = values.reshape(*lead, n * bits // 32 // filled, filled * 32 // bits)
     words = []
-    for word in range(bits):
+    for word in range(filled):
         first, last = word * 32 // bits, (word * 32 + 31) // bits
         start = arange(first, last + 1) * bits - word * 32  # of each value, in bits from the start of the word
         part = blocks[..., first : last + 1]
@@ -324,6 +328,8 @@ def _weights(
         raise failure(
             ValueError, f"[{name}] Only real floating types are supported but the result has type {dtype.name}."
         )
+    if form.affine:
+        scales, biases = scales.astype(dtype), biases.astype(dtype)  # type: ignore[union-attr]
     matrix = _dequantised(w, scales, biases, form, size, width, global_scale).astype(dtype)
     inner = matrix.shape[-1] if transpose else matrix.shape[-2]
     if not x.shape or x.shape[-1] != inner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -52,7 +53,6 @@ __all__ = [
 
 Axis = int | Sequence[int] | None
 _WIDENED = {bool_: int32, int8: int32, int16: int32, uint8: uint32, uint16: uint32}
-_python_sum, _python_min, _python_max = sum, min, max
 
 
 class Reduction(Protocol):
@@ -379,7 +379,6 @@ def diff(a: array, /, n: int = 1, axis: int = -1, *, stream: StreamOrDevice = No
     subtract: Any = prim.not_equal if x.dtype is bool_ else prim.subtract
     for _ in range(n):
         size = x.shape[axis]
-        x = binary(
-            subtract, slice_axis(x, axis, _python_min(1, size), size), slice_axis(x, axis, 0, _python_max(size - 1, 0))
-        )
+        later = slice_axis(x, axis, builtins.min(1, size), size)
+        x = binary(subtract, later, slice_axis(x, axis, 0, builtins.max(size - 1, 0)))
     return wrap(x)

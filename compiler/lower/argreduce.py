@@ -20,6 +20,7 @@ from mlxir.compiler.lower.own import OwnEmitter, OwnKernel, Rows
 from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx import RECORDS
+from mlxir.dialects.mx.reduce import ArgReduction
 from mlxir.runtime.dtypes import bool_, float32, float64, int64, uint32
 
 SHORT = 32  # elements of a row that are compared one after the other
@@ -52,6 +53,7 @@ def lower_argreduction(function: Function, body: ir.Block, vectors: bool) -> Low
 
 class _Job:
     def __init__(self, kernel: OwnKernel, vectors: bool):
+        assert isinstance(kernel.op.record, ArgReduction)
         self.kernel, self.record, self.vectors = kernel, kernel.op.record, vectors
         (self.x,) = kernel.op.operands
         self.rows = Rows(self.x.shape, kernel.op.attrs["axis"])

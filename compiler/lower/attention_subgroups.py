@@ -8,8 +8,9 @@
         scf.parallel (%e) { sums[e] = sums[e] * exp(old top - top) + scores . v[:, e] }
       out = sums / total; top; total
 
-That is the form for few queries (a token that is decoded), whose keys are read once, and for scores that would fill the
-memory. In between, products by tiles (gemm_subgroups.py) with a softmax on their scores are faster.
+That is the form for few queries (a token that is decoded), whose keys are read once. More of them are taken by tiles
+(attention_tiles.py); where those have no room for the features, by products (gemm_subgroups.py) with a softmax on their
+scores, unless these would fill the memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import math
 from collections.abc import Sequence
 from math import prod
 
+from mlxir.compiler.lower import attention_tiles_grad
+from mlxir.compiler.lower.attention_tiles import fits, lower_attention_tiles
 from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.index import Condition, Index, Var, linear
 from mlxir.compiler.lower.loops import Lowered, over
@@ -35,17 +38,23 @@ WIDEST = 512  # features
 
 
 def streams(op: Op) -> bool:
-    """Whether an attention operation is one for this kernel."""
+    """Whether an attention operation, or the gradient of one, has a kernel that holds no scores in memory."""
+    if op.record.name == "attention_grad":
+        return attention_tiles_grad.fits(op)
     q, k, v = op.operands[:3]
     if op.record.name != "attention" or 0 in (*q.shape, *k.shape, *v.shape):
         return False
     many = prod(q.shape[:3]) * k.shape[2] > MOST_SCORES
-    return (q.shape[2] <= FEW_STEPS or many) and max(q.shape[3], v.shape[3]) <= WIDEST
+    by_query = (q.shape[2] <= FEW_STEPS or many) and max(q.shape[3], v.shape[3]) <= WIDEST
+    return by_query or fits(op)
 
 
-def lower_attention_queries(function: Function, body: ir.Block) -> Lowered:
+def lower_attention_subgroups(function: Function, body: ir.Block) -> Lowered:
     """Lower a kernel with one attention into the module whose body block is given, for a GPU."""
     with context, ir.Location.unknown():
+        op = next(op for op in function.read()[0] if op.record.name == "attention")
+        if op.operands[0].shape[2] > FEW_STEPS and fits(op):
+            return lower_attention_tiles(function, body)
         return _Attention(function, body).finish()
 
 

@@ -353,13 +353,21 @@ class KernelBuilder:
             if dtype.size < 8:
                 limit = 2.0**62 if wide is dtypes.int64 else 2.0**30
                 x = self.max(self.min(x, self.const(limit, source)), self.const(-limit, source))
-            name = "fptoui" if dtype is dtypes.uint64 else "fptosi"
-            wide = dtype if dtype.size == 8 else wide
-            return self._cast_int(Reg(self.op(f"arith.{name}", [x.value], _TYPES[wide]), wide, self), dtype)
+            if dtype is dtypes.uint64:
+                return self._to_uint64(x)
+            return self._cast_int(Reg(self.op("arith.fptosi", [x.value], _TYPES[wide]), wide, self), dtype)
         if dtype.is_float:
             name = "uitofp" if _unsigned(source) else "sitofp"
             return self.rounded(Reg(self.op(f"arith.{name}", [x.value], _TYPES[dtype]), dtype, self))
         return self._cast_int(x, dtype)
+
+    def _to_uint64(self, x: Reg) -> Reg:
+        """By way of int64, so that negative numbers wrap: 2^63 goes off before and comes back as the highest bit."""
+        half = self.const(2.0**63, x.dtype)
+        large = x >= half
+        low = self.op("arith.fptosi", [self.select(large, x - half, x).value], _TYPES[dtypes.uint64])
+        bits = Reg(low, dtypes.uint64, self)
+        return self.select(large, bits ^ self.const(1 << 63, dtypes.uint64), bits)
 
     def _cast_float(self, x: Reg, dtype: Dtype) -> Reg:
         if x.dtype is float64:

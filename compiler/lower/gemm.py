@@ -20,7 +20,6 @@ transposed matrix. Each element of C is the same sequence of operations whatever
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
@@ -115,7 +114,8 @@ class _Reader(NamedTuple):
     def lanes(self, e: VectorEmitter, start: ir.Value | None, first: ir.Value, count: ir.Value) -> Lanes:
         """`count` tiles from number `first` on, from step `start` along K on."""
         at = self.at if start is None else e.plus(self.at, e.times(start, self.depth))
-        return Lanes(at, *map(e.constant_index, (self.lane, self.depth, self.step, self.last)), first, count)
+        lane, depth, step, last = map(e.constant_index, (self.lane, self.depth, self.step, self.last))
+        return Lanes(at, lane, depth, step, last, first, count)
 
 
 def _met(extent: int) -> int:
@@ -274,8 +274,8 @@ class _Blocked:
     # -- what follows the product -----------------------------------------------------------------------------------
     def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, first: ir.Value, most: int) -> None:
         """Up to `most` rows from `first` on, which lie at the start of scratch, through the operations that follow."""
-        local = Var("local", most)
-        column = Var("column", min(self.schedule.block_columns * self.tile.columns, plain(self.n)))
+        width = self.schedule.block_columns * self.tile.columns
+        local, column = Var("local", most), Var("column", width if is_symbolic(self.n) else min(width, self.n))
         nodes = [r.node for r in self.product.roots]
         start = e.times(self.first_column, self.tile.columns)
         count = e.part(self.n, start, column.extent)

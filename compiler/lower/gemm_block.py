@@ -5,7 +5,7 @@
       store %c } }
 
     gemm_block      vectors along the columns of C, as above
-    gemm_block_k    vectors along K, for few rows by a transposed matrix: each register holds partial sums of one element
+    gemm_block_k    vectors along K, for few rows by a transposed matrix: a register holds partial sums of one element
 
 A and B are panels that were packed ([k][lane], as wide as the tile), or matrices where they lie: strides are arguments,
 which costs a few additions beside the multiply-adds of a step.
@@ -78,8 +78,9 @@ Corners = tuple[ir.Value, ir.Value, ir.Value]
 """Where a tile begins in a, b and c."""
 
 
-def _tiles(e: VectorEmitter, x: Block, tile: Tile, one: Callable[[Corners], None], edge: Callable[[Corners], None] | None
-) -> None:  # fmt: skip
+def _tiles(
+    e: VectorEmitter, x: Block, tile: Tile, one: Callable[[Corners], None], edge: Callable[[Corners], None] | None
+) -> None:
     """All tiles of a block; `edge` computes those of the last column, if they differ."""
     row, column = Var("row", 1), Var("column", 1)
 
@@ -167,8 +168,8 @@ def _tile(
 def gemm_block_k(rows: int, columns: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, rest: int) -> Definition:
     """(a, b, c; a Block): C[r, c] = sum over k of a[r, k] * b[c, k], all of K at once.
 
-    K is `count` vectors and `rest` more elements: these come in a last vector that moves back to stay inside, and counts
-    what it repeats as zeros. Tiles that overlap write the same values.
+    K is `count` vectors and `rest` more elements: these come in a last vector that moves back to stay inside, and
+    counts what it repeats as zeros. Tiles that overlap write the same values.
     """
     types = from_name(a_dtype), from_name(b_dtype), from_name(dtype)
     tile = Tile(rows, columns, lanes, along_k=True)

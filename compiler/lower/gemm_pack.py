@@ -121,23 +121,17 @@ def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]
 
 def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
     """Rows are contiguous along the lanes: an iteration cuts a few of them into pieces of the tile's width."""
-    x, stride = p.operand, p.operand.side.depth_stride
-    chunk, tile = Var("chunk", ceil_div(p.depth, CHUNK)), Var("tile", p.tiles)
+    x, stride, chunk = p.operand, p.operand.side.depth_stride, Var("chunk", ceil_div(p.depth, CHUNK))
 
     def rows() -> None:
         p.bind()
         above = e.times(e.variables[chunk], CHUNK)
-        count = e.rest(p.depth, above, CHUNK)
-        base = e.plus(e.index(x.base), e.times(above, stride))
-
-        def piece() -> None:
-            source = e.plus(base, p.first_lane(e, e.variables[tile]))
-            start = e.plus(p.start(e, e.variables[tile]), e.times(above, p.width))
-            what = gemm_pack_rows(p.width, x.node.dtype.name, p.dtype.name)
-            numbers = [source, e.constant_index(stride), start, count]
-            call(e, what, [e.buffers[x.node.data[0]], target], numbers)
-
-        e.repeat(tile, p.tiles, piece)
+        source = e.plus(e.index(x.base), e.times(above, stride))
+        to = e.plus(p.start(e, e.constant_index(0)), e.times(above, p.width))
+        known = (stride, max(p.extent - p.width, 0), p.depth * p.width, p.tiles)
+        numbers = [source, to, e.part(p.depth, above, CHUNK), *map(e.constant_index, known)]
+        what = gemm_pack_rows(p.width, x.node.dtype.name, p.dtype.name)
+        call(e, what, [e.buffers[x.node.data[0]], target], numbers)
 
     over(e, [p.batch, chunk], rows)
     return p.batch.extent * chunk.extent, 1.0 * CHUNK * p.tiles * p.width
@@ -162,25 +156,35 @@ def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, fl
 # -- routines --------------------------------------------------------------------------------------------------------
 @routine
 def gemm_pack_rows(width: int, stored: str, dtype: str) -> Definition:
-    """(x, panel; from, stride, to, count): `count` rows of `width` elements, `stride` apart, one behind the other."""
+    """(x, panels; from, to, count, stride, last, step, tiles): `count` rows, `stride` apart, cut into `tiles` pieces.
+
+    Piece t, at min(t * width, last) of a row, goes to panel t, which begins at to + t * step.
+    """
     source, kept = from_name(stored), from_name(dtype)
 
     def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
-        (x, panel), (start, stride, to, count), row = e.buffers, numbers, Var("row", CHUNK)
+        (x, panels), tile, row = e.buffers, Var("tile", 1), Var("row", CHUNK)
+        start, to, count, stride, last, step, tiles = numbers
 
-        def copy() -> None:
-            at = e.plus(start, e.product(e.variables[row], stride))
-            value = e.load_vector(x, source, at, width, kept)
-            e.store_vector(value, panel, e.plus(to, e.times(e.variables[row], width)))
+        def piece() -> None:
+            begin = e.plus(start, e.lesser(e.times(e.variables[tile], width), last))
+            panel = e.plus(to, e.product(e.variables[tile], step))
 
-        e.repeat(row, count, copy)
+            def copy() -> None:
+                at = e.plus(begin, e.product(e.variables[row], stride))
+                value = e.load_vector(x, source, at, width, kept)
+                e.store_vector(value, panels, e.plus(panel, e.times(e.variables[row], width)))
 
-    return Definition((source, kept), 4, emit)
+            e.repeat(row, count, copy)
+
+        e.repeat(tile, tiles, piece)
+
+    return Definition((source, kept), 7, emit)
 
 
 @routine
 def gemm_pack_columns(width: int, lanes: int, stored: str, dtype: str) -> Definition:
-    """(x, panel; from, stride, to, depth): a panel of which lane l is the `depth` elements from `from + l * stride` on."""
+    """(x, panel; from, stride, to, depth): a panel whose lane l is the `depth` elements at `from + l * stride`."""
     source, kept, n = from_name(stored), from_name(dtype), lanes
     step, square, single, lane = Var("step", 1), Var("square", 1), Var("single", 1), Var("lane", width)
 

@@ -11,7 +11,7 @@ PANEL = 512  # of K: a panel of b (PANEL x tile columns) streams from L2 while a
 SCRATCH_BYTES = 1 << 17  # sums of a block between the panels of K, on the stack
 L2_SHARE = 1 << 18  # a matrix of so many bytes stays in L2 beside the rest
 LARGE = 1 << 20  # one of so many does not
-UNUSUAL = 1.05  # so much better must a tile be that is compiled for a few products only
+UNUSUAL = 1.2  # so much better must a tile be that is compiled for a few products only
 ROW_TILES = 6  # so many rows of tiles pay for packing b
 
 
@@ -108,7 +108,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int, most_rows: int = 24)
 
     Of similar ones the one that most products share: 6 x 4 registers of 32, 6 x 2 of 16.
     """
-    usual = ((6, 4), (12, 2)) if registers == 32 else ((6, 2),)
+    usual = ((6, 4), (12, 2), (8, 1)) if registers == 32 else ((6, 2), (8, 1))
     best, least = Tile(1, 1, lanes), float("inf")
 
     def cycles(rows: int, vectors: int) -> float:

@@ -229,7 +229,7 @@ class _Side:
 
     def fill(self, e: VectorEmitter, m: Matrices, scratch: ir.Value, first: Index, deep: Index) -> None:
         """The tile from lane `first` and from step `deep` on; zeros outside of the matrix."""
-        n, graph = Var("n", self.size * STEP), m.product.pull.graph
+        n, graph = Var(f"n{self.size}", self.size * STEP), m.product.pull.graph
         local = (Index.of(n) % self.size, Index.of(n) // self.size)
         if not self.lanes_first:
             local = (Index.of(n) // STEP, Index.of(n) % STEP)
@@ -250,15 +250,15 @@ class _Side:
     def fragment(self, e: VectorEmitter, scratch: ir.Value, lane: Index, deep: Index, role: str) -> ir.Value:
         """The 8x8 elements from there on; rows are lanes in the role of a, steps in that of b."""
         turned = {"transpose": ir.UnitAttr.get()} if self.lanes_first == (role == "AOp") else {}
-        type_ = _fragment_type(self.dtype, role)
-        return _mma(e, "load_matrix", [scratch, e.index(self.at(lane, deep))], type_, self.stride, **turned)
+        type_ = fragment_type(self.dtype, role)
+        return mma(e, "load_matrix", [scratch, e.index(self.at(lane, deep))], type_, self.stride, **turned)
 
 
-def _fragment_type(dtype: Dtype, role: str) -> ir.Type:
+def fragment_type(dtype: Dtype, role: str) -> ir.Type:
     return ir.Type.parse(f'!gpu.mma_matrix<{FRAGMENT}x{FRAGMENT}x{storage_type(dtype)}, "{role}">')
 
 
-def _mma(e: VectorEmitter, name: str, operands: Sequence[ir.Value], type_: ir.Type | None = None,
+def mma(e: VectorEmitter, name: str, operands: Sequence[ir.Value], type_: ir.Type | None = None,
          stride: int | None = None, **attributes: Any) -> ir.Value:  # fmt: skip
     if stride is not None:
         attributes["leadDimension"] = ir.IntegerAttr.get(INDEX, stride)
@@ -296,7 +296,7 @@ class _Tiles:
         def tile() -> None:
             bound = ir.IntegerAttr.get(INDEX, SIDES * SIDES)
             e.variables[self.subgroup] = e.k.op("gpu.subgroup_id", [], INDEX, upper_bound=bound)
-            zero = _mma(e, "constant_matrix", [e.k.const(0, float32).value], _fragment_type(float32, "COp"))
+            zero = mma(e, "constant_matrix", [e.k.const(0, float32).value], fragment_type(float32, "COp"))
             panel = Var("panel", panels)
             start = (_index(part) * panels + _index(panel)) * STEP
             starts = [Reg(zero, float32, e.k)] * (self.high * self.wide)
@@ -322,9 +322,9 @@ class _Tiles:
             deep, (top, left) = Index.of(k) * FRAGMENT, self._corner()
             a = [self.a.fragment(e, scratch, top + r * FRAGMENT, deep, "AOp") for r in range(self.high)]
             b = [self.b.fragment(e, scratch, left + c * FRAGMENT, deep, "BOp") for c in range(self.wide)]
-            type_ = _fragment_type(float32, "COp")
+            type_ = fragment_type(float32, "COp")
             return [
-                Reg(_mma(e, "compute", [x, y, c.value], type_), float32, e.k)
+                Reg(mma(e, "compute", [x, y, c.value], type_), float32, e.k)
                 for (x, y), c in zip(pairs(a, b), carried, strict=True)
             ]
 
@@ -356,7 +356,7 @@ class _Tiles:
                 m.j: _index(self.column) * self.columns + left + c * FRAGMENT,
             }
             at = e.index(root.position.substitute(mapping))
-            _mma(e, "store_matrix", [fragment.value, e.buffers[root.buffer], at], None, stride)
+            mma(e, "store_matrix", [fragment.value, e.buffers[root.buffer], at], None, stride)
 
     def _band(
         self, e: VectorEmitter, scratch: ir.Value, band: int, fragments: list[Reg], roots: Sequence[Root], part: Var
@@ -368,7 +368,7 @@ class _Tiles:
         for number, fragment in enumerate(fragments[band * self.wide : (band + BAND) * self.wide]):
             r, c = divmod(number, self.wide)
             at = e.index((top + r * FRAGMENT) * self.stride + left + c * FRAGMENT)
-            _mma(e, "store_matrix", [fragment.value, scratch, at], None, self.stride)
+            mma(e, "store_matrix", [fragment.value, scratch, at], None, self.stride)
         n = Var("n", SIDES * height * self.columns)
         row, column = Index.of(n) // self.columns, Index.of(n) % self.columns
         within = row // height * (self.rows // SIDES) + row % height + band * FRAGMENT

@@ -3,20 +3,20 @@
 A kernel is a function of mx operations without loops of their own. Three forms, by what it reduces:
 
     map      no reduction: one parallel loop over the elements, or over rows with a loop over the last axis inside
-    row      reductions over the contiguous end: parallel over rows; inside, one loop per stage. A stage computes all
-             reductions
-             whose inputs are known; the results of earlier stages are scalars, and an expensive full-size value that
-             two stages need is
-             kept in a row of scratch memory. Softmax and layer norm are one such kernel.
-    column   reductions over leading axes: parallel over blocks of columns; the reduced axes are serial loops around a
-    loop over
-             the columns of the block, which are contiguous, so accumulators are small arrays
+    row      reductions over the contiguous end: parallel over rows; inside, one loop per stage (rows.py). A stage
+             computes all reductions whose inputs are known; the results of earlier stages are scalars, and an expensive
+             full-size value that two stages need is kept in a row of scratch memory. Softmax and layer norm are one
+             such kernel.
+    column   reductions over leading axes: parallel over blocks of columns (columns.py); the reduced axes are serial
+             loops around a loop over the columns of the block, which are contiguous, so accumulators are small arrays
 
     func.func @softmax(%x: memref<64xf32>, %out: memref<64xf32>)
       scf.parallel (%row) {
         %m = scf.parallel (%r) init(-inf) { ... scf.reduce(maximumf) }
         %s = scf.parallel (%r) init(0)    { exp(x - m) -> scratch; scf.reduce(addf) }
         scf.parallel (%r)                 { scratch / s -> out } }
+
+Reductions of a few elements are written out (scalars.py); a short last axis whose elements share what is dear is, too.
 """
 
 from __future__ import annotations
@@ -25,49 +25,23 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
-from mlxir.compiler.lower.builder import INDEX, Reg, memref_type
-from mlxir.compiler.lower.emit import SCRATCH_BYTES, Emitter
+from mlxir.compiler.lower.builder import INDEX, memref_type
+from mlxir.compiler.lower.columns import ColumnEmitter
+from mlxir.compiler.lower.emit import Emitter
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
+from mlxir.compiler.lower.rows import RowEmitter
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
-from mlxir.compiler.lower.scalars import Pull, Scalar, children, indices, reachable, substitute
+from mlxir.compiler.lower.scalars import Pull, Scalar, indices, reachable, substitute
+from mlxir.compiler.lower.steps import Lowered, Step
 from mlxir.compiler.passes.split_reductions import SHORT, is_short
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import Aval
-from mlxir.dialects.symbolic import is_symbolic, plain
-from mlxir.runtime.dtypes import Dtype
+from mlxir.dialects.symbolic import is_symbolic
 
 COSTLY = 8  # operations: what several stages of a row need is then kept rather than computed again from L1
-COLUMN_BLOCK = 4096  # columns: accumulators of a block stay in L1, and rows are read in long runs
-COLUMN_BYTES = 1 << 19  # of a block of columns that is read more than once: part of L2
-MIN_ITERATIONS = 8  # of a column kernel, so that threads have something to share
-ROWS_AT_ONCE = 4
 MOST_PIECES = 8  # of an axis along which arrays are joined
-
-
-class Step(NamedTuple):
-    """One function of loops: `extent` iterations of its one top-level scf.parallel, each of about `work` simple
-    operations.
-
-    `buffers` says which of the kernel's buffers are its parameters: the kernel's inputs, then its outputs, then its
-    temporaries.
-    """
-
-    name: str
-    extent: int
-    work: float
-    buffers: tuple[int, ...]
-    writes: tuple[int, ...]  # those of `buffers` that it writes
-    symbol: str = ""  # of its code, once it has some
-
-
-class Lowered(NamedTuple):
-    """A lowered kernel: steps to run in order, and the temporary buffers that they share."""
-
-    steps: list[Step]
-    temporaries: list[Aval]
-    routines: tuple[Any, ...] = ()  # that the steps call (routines.py)
 
 
 def loop_function(body: ir.Block, name: str, buffers: Sequence[Aval]) -> tuple[ir.Operation, ir.Block]:
@@ -230,7 +204,8 @@ class Form:
         if not staged:
             return self._emit_map(e, work)
         if self._columns(staged):
-            return _ColumnEmitter(self, e, staged).emit(work)
+            columns = ColumnEmitter(self, e, staged)
+            return over(e, columns.variables, columns.emit), work * columns.block
         return over(e, self.outer, lambda: RowEmitter(self, e, staged).emit()), work
 
     def stores(self, e: Emitter) -> tuple[list, list]:
@@ -332,293 +307,3 @@ def over(e: Emitter, variables: Sequence[Var], body: Callable[[], None]) -> int:
 
     e.parallel(flat, e.constant_index(total), bind)
     return total
-
-
-def _levels(staged: Sequence[Scalar]) -> list[list[Scalar]]:
-    """Reductions by stage: one whose input needs another's result comes later."""
-    known = {id(n) for n in staged}
-    level: dict[int, int] = {}
-    for node in reachable(staged):
-        below = max((level[id(c)] for c in children(node)), default=0)
-        level[id(node)] = below + 1 if id(node) in known else below
-    stages: list[list[Scalar]] = [[] for _ in range(max(level[id(n)] for n in staged))]
-    for n in staged:
-        stages[level[id(n)] - 1].append(n)
-    return stages
-
-
-class RowEmitter:
-    """One row: a loop per stage, then the results."""
-
-    def __init__(self, form: Form, e: Emitter, staged: Sequence[Scalar]):
-        self.form, self.e, self.stages = form, e, _levels(staged)
-        self.staged = {id(n) for n in staged}
-        self.full, self.rows = form.stores(e)
-        self.computed: set[int] = set()  # shared values that an earlier stage has put into scratch
-
-    def emit(self) -> None:
-        e = self.e
-        self.scratch = {id(n): self._kept_where(n) for n in self._shared()}
-        for stage in self.stages:
-            self._reduce_stage(stage)
-        for root, position, buffer in self.rows:
-            e.k.store(e.value(root), buffer, e.index(position))
-        if nodes := self.last():
-            self._store_full(nodes, 0)
-
-    def last(self) -> list[Scalar]:
-        """What the last loop computes for each element."""
-        return [s[0] for s in self.full]
-
-    def finish_element(self) -> None:
-        """What else the last loop does."""
-
-    def _kept_where(self, node: Scalar) -> tuple[Scalar, ir.Value, Dtype, Index]:
-        """(node, buffer, dtype there, position): in the result that it is, or in a row of scratch."""
-        for root, position, buffer in self.full:
-            if root is node and _stored_as_is(node.dtype):
-                return node, buffer, node.dtype, position
-        inner = self.form.inner
-        position = linear(tuple(Index.of(v) for v in inner), tuple(v.extent for v in inner))
-        return (node, *self.e.scratch(self._row_size(), node.dtype), position)
-
-    def _row_size(self) -> int:
-        return prod([v.extent for v in self.form.inner])
-
-    def _shared(self) -> list[Scalar]:
-        """Expensive per-element values that more than one stage needs, largest expressions only."""
-        groups = [[n.args[0] for n in stage] for stage in self.stages] + [self.last()]
-        bound = frozenset(self.form.inner)
-        uses: dict[int, tuple[Scalar, int]] = {}
-        for group in groups:
-            for node in _within(group, self.staged):
-                uses[id(node)] = (node, uses.get(id(node), (node, 0))[1] + 1)
-        shared = [
-            n
-            for n, count in uses.values()
-            if count > 1 and n.free & bound and n.kind == "apply" and self._cost(n) >= self.form.costly
-        ]
-        nested = {id(i) for n in shared for i in _within(n.args, self.staged) if uses[id(i)][1] <= uses[id(n)][1]}
-        chosen = [n for n in shared if id(n) not in nested]
-        results = {id(s[0]) for s in self.full if _stored_as_is(s[0].dtype)}
-        width = self._row_size() * sum(8 if n.dtype.size == 8 else 4 for n in chosen if id(n) not in results)
-        return chosen if width <= SCRATCH_BYTES else [n for n in chosen if id(n) in results]
-
-    def _cost(self, node: Scalar) -> int:
-        """Of computing a value for one more element: what is known per row costs nothing there."""
-        bound, total = frozenset(self.form.inner), 0
-        for n in _within([node], self.staged):
-            if n.free & bound and id(n) not in self.staged:
-                total += n.cost - sum([c.cost for c in children(n)])
-        return total
-
-    def _prepare(self, nodes: Sequence[Scalar]) -> None:
-        """In a stage's loop: the first stage that computes a shared value keeps it in scratch, later ones read it back.
-        """
-        if not self.scratch:
-            return
-        e = self.e
-        needed = {id(n) for n in _within(nodes, self.staged)}
-        for key, (node, buffer, kept, position) in self.scratch.items():
-            if key in self.computed:
-                e.scopes[-1][key] = e.recall(buffer, kept, node.dtype, e.index(position))
-            elif key in needed:
-                e.keep(e.value(node), buffer, kept, e.index(position))
-
-    def _store_full(self, nodes: Sequence[Scalar], n: int) -> None:
-        """Loops over the reduced axes, the last one innermost, for results that have a value per element."""
-        e, inner = self.e, self.form.inner
-        extent = e.constant_index(inner[n].extent)
-        e.hoist(nodes, inner[n:])
-
-        def body() -> None:
-            self._prepare(nodes)
-            for root, position, buffer in self.full:
-                if id(root) not in self.computed or self.scratch[id(root)][1] is not buffer:
-                    e.k.store(e.value(root), buffer, e.index(position))
-            self.finish_element()
-
-        if n == len(inner) - 1:
-            e.parallel(inner[n], extent, body)
-        else:
-            e.repeat(inner[n], extent, lambda: self._store_full(nodes, n + 1))
-
-    def _reduce_stage(self, stage: list[Scalar]) -> None:
-        e, inner = self.e, self.form.inner
-        bodies = [n.args[0] for n in stage]
-        parallel = all(n.dtype.kind != "c" for n in stage)  # scf.reduce takes single values, a complex one is a pair
-
-        def level(n: int) -> list:
-            extent = e.constant_index(inner[n].extent)
-            e.hoist(bodies, inner[n:])
-            if n == len(inner) - 1 and parallel:
-                return e.reduce(inner[n], stage, extent, lambda: self._prepare(bodies))
-            starts = [e.neutral(s.data[0], s.dtype) for s in stage]
-            return e.serial(inner[n], extent, starts, lambda carried: step(n, carried))
-
-        def step(n: int, carried: list) -> list:
-            if n == len(inner) - 1:
-                self._prepare(bodies)
-                values = [e.reduced(s) for s in stage]
-            else:
-                values = level(n + 1)
-            return [e.combine(s.data[0], a, b) for s, a, b in zip(stage, carried, values, strict=True)]
-
-        for node, value in zip(stage, level(0), strict=True):
-            e.scopes[-1][id(node)] = value
-        self.computed |= {id(n) for n in _within(bodies, self.staged)} & self.scratch.keys()
-
-
-def _stored_as_is(dtype: Dtype) -> bool:
-    """Whether memory keeps exactly what a register holds."""
-    return dtype.kind in "iu" or (dtype.is_float and dtype.size > 2)
-
-
-def _within(roots: Sequence[Scalar], stops: set[int]) -> list[Scalar]:
-    """Nodes under `roots` that belong to the same loop: not beyond a staged reduction."""
-    order: list[Scalar] = []
-    seen: set[int] = set()
-
-    def visit(node: Scalar) -> None:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        order.append(node)
-        if id(node) not in stops:
-            for c in children(node):
-                visit(c)
-
-    for root in roots:
-        visit(root)
-    return order
-
-
-class _ColumnEmitter:
-    """A block of columns: serial loops over the reduced axes around a loop over the block, accumulators in scratch."""
-
-    def __init__(self, form: Form, e: Emitter, staged: Sequence[Scalar]):
-        self.form, self.e, self.stages = form, e, _levels(staged)
-        *self.rows, self.lane = form.outer
-        rows = prod([v.extent for v in self.rows])
-        share = -(-plain(self.lane.extent * rows) // MIN_ITERATIONS)
-        most = COLUMN_BLOCK
-        if len(self.stages) > 1:  # a block of columns that is read again should still be in the cache, if it can be
-            fitting = COLUMN_BYTES // (4 * max(1, plain(prod([v.extent for v in form.inner])))) // 64 * 64
-            most = min(fitting or most, most)
-        self.block = min(max(-(-share // 64) * 64, 64), most, plain(self.lane.extent))
-        self.blocks = -(-self.lane.extent // self.block)
-        self.full, self.short = form.stores(e)
-
-    def emit(self, work: float) -> tuple[int, float]:
-        block = Var("block", self.blocks)
-        return over(self.e, [*self.rows, block], lambda: self._emit_block(block)), work * self.block
-
-    def _emit_block(self, block: Var) -> None:
-        e = self.e
-        self.start = e.k.op("arith.muli", [e.variables[block], e.constant_index(self.block)], INDEX)
-        left = e.k.op("arith.subi", [e.constant_index(self.lane.extent), self.start], INDEX)
-        self.count = e.k.op("arith.minui", [left, e.constant_index(self.block)], INDEX)
-        known: set[int] = set()
-        full = list(self.full)
-        for stage in self.stages:
-            # What is the same for all columns is one scalar; code outside the loops over columns may need it.
-            for n in stage:
-                if self.lane not in n.free:
-                    e.scopes[-1][id(n)] = e.value(n)
-            if across := [n for n in stage if self.lane in n.free]:
-                # Results that need no sum that is not known yet are stored on the way.
-                ready = [s for s in full if self._needed([s[0]]) <= known]
-                full = [s for s in full if s not in ready]
-                self._reduce_stage(across, ready)
-            known |= {id(n) for n in stage}
-        if self.short:
-            self._lanes(lambda: self._store(self.short))
-        if full:
-            self._serial(1, lambda _: self._lanes(lambda: self._store(full)))
-
-    def _needed(self, nodes: list[Scalar]) -> set[int]:
-        """The staged reductions that values are computed from."""
-        return {id(n) for n in reachable(nodes)} & {id(n) for stage in self.stages for n in stage}
-
-    def _store(self, stores: list) -> None:
-        for root, position, buffer in stores:
-            self.e.k.store(self.e.value(root), buffer, self.e.index(position))
-
-    def _lanes(self, body: Callable[[], None]) -> None:
-        """A loop over the columns of the block; inside, the lane variable is the absolute column."""
-        e = self.e
-        local = Var("lane", self.block)
-
-        def bind() -> None:
-            self.local = e.variables[local]
-            e.variables[self.lane] = e.k.op("arith.addi", [self.start, self.local], INDEX)
-            body()
-
-        e.parallel(local, self.count, bind)
-
-    def _serial(self, unroll: int, body: Callable[[list], None], n: int = 0) -> None:
-        """Loops over the reduced axes; `body` gets the values of the last variable for `unroll` consecutive iterations.
-        """
-        e, var = self.e, self.form.inner[n]
-        if n < len(self.form.inner) - 1:
-            e.repeat(var, e.constant_index(var.extent), lambda: self._serial(unroll, body, n + 1))
-            return
-        step = Var(f"{var.name}_by{unroll}", var.extent // unroll)
-
-        if unroll == 1:
-            e.repeat(var, e.constant_index(var.extent), lambda: body([e.variables[var]]))
-        else:
-            rows = [Index.of(step) * unroll + u for u in range(unroll)]
-            e.repeat(step, e.constant_index(step.extent), lambda: body([e.index(r) for r in rows]))
-            if is_symbolic(var.extent):  # the others, if any, are a multiple of `unroll`
-                rest = Var(f"{var.name}_rest", var.extent - step.extent * unroll)
-                row = Index.of(rest) + step.extent * unroll
-                e.repeat(rest, e.constant_index(rest.extent), lambda: body([e.index(row)]))
-
-    def _reduce_stage(self, stage: list[Scalar], ready: list) -> None:
-        """Several rows per pass over the block, so that the accumulators are loaded and stored less often; `ready` are
-        results to store on the way.
-        """
-        e, last = self.e, self.form.inner[-1]
-        accumulators = [e.scratch(self.block, n.dtype) for n in stage]
-        symbolic = is_symbolic(last.extent)
-        unroll = ROWS_AT_ONCE if symbolic else next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
-
-        def clear() -> None:
-            for n, (buffer, kept) in zip(stage, accumulators, strict=True):
-                e.keep(e.neutral(n.data[0], n.dtype), buffer, kept, self.local)
-
-        bodies = [*[n.args[0] for n in stage], *[s[0] for s in ready]]
-
-        def rows_at_once(rows: list) -> None:
-            """Per row, what all columns share is computed before the loop over the columns."""
-            scopes = []
-            for row in rows:
-                e.variables[last] = row
-                e.scopes.append({})
-                e.hoist(bodies, [self.lane])
-                scopes.append(e.scopes.pop())
-            self._lanes(lambda: accumulate(rows, scopes))
-
-        def accumulate(rows: list, scopes: list[dict]) -> None:
-            totals: list = [None] * len(stage)
-            for row, scope in zip(rows, scopes, strict=True):
-                e.scopes += [scope, {}]
-                e.variables[last] = row
-                for i, n in enumerate(stage):
-                    value = e.reduced(n)
-                    totals[i] = value if totals[i] is None else e.combine(n.data[0], totals[i], value)
-                self._store(ready)
-                del e.scopes[-2:]
-            for n, total, (buffer, kept) in zip(stage, totals, accumulators, strict=True):
-                old = e.recall(buffer, kept, n.dtype, self.local)
-                e.keep(e.combine(n.data[0], old, total), buffer, kept, self.local)
-
-        self._lanes(clear)
-        self._serial(unroll, rows_at_once)
-        for n, (buffer, kept) in zip(stage, accumulators, strict=True):
-            e.stored[id(n)] = functools.partial(self._total, buffer, kept, n.dtype)
-
-    def _total(self, buffer: ir.Value, kept: Dtype, dtype: Dtype) -> Reg:
-        """What the current column's accumulator holds."""
-        return self.e.recall(buffer, kept, dtype, self.local)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
-from mlxir.compiler.lower.loops import Form, Lowered, RowEmitter, Step, loop_function, over
+from mlxir.compiler.lower.loops import Form, Lowered, Step, loop_function, over
+from mlxir.compiler.lower.rows import RowEmitter
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, reachable
 from mlxir.compiler.lower.vectors import VectorEmitter

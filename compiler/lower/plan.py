@@ -10,11 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlxir.compiler.lower.loops import Lowered, Step
-from mlxir.compiler.passes.fuse import Fused
+from mlxir.compiler.lower.steps import Lowered, Step
 from mlxir.dialects.mx import Aval
 
 ALIGNMENT = 64
+
+
+class Stage(NamedTuple):
+    """A kernel, or a library step with its attributes, on numbered values."""
+
+    kind: str
+    name: str
+    attrs: dict | None
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+
+
+class Parts(NamedTuple):
+    """What a fused program consists of, beside its code; values are numbered, the parameters first."""
+
+    stages: Sequence[Stage]
+    values: Sequence[Aval]
+    parameters: int
+    outputs: Sequence[int]
 
 
 class Place(NamedTuple):
@@ -82,8 +100,8 @@ def _arena(blocks: Sequence[_Block]) -> tuple[dict[object, int], int]:
     return {b.key: at for b, at in placed}, max((at + b.size for b, at in placed), default=0)
 
 
-def make_plan(fused: Fused, lowered: dict[str, Lowered]) -> Plan:
-    """Place every value of `fused`; `lowered` maps kernel names to their steps."""
+def make_plan(fused: Parts, lowered: dict[str, Lowered]) -> Plan:
+    """Place every value of a program; `lowered` maps kernel names to their steps."""
     table: dict[int, int] = {i: i for i in range(fused.parameters)}
     results: list[Aval] = []
     for value in fused.outputs:
@@ -98,7 +116,7 @@ def make_plan(fused: Fused, lowered: dict[str, Lowered]) -> Plan:
         span[1] = when
         sizes[key] = -(-max(aval.size * aval.dtype.size, 1) // ALIGNMENT) * ALIGNMENT
 
-    for when, launch in enumerate(fused.launches):
+    for when, launch in enumerate(fused.stages):
         for value in (*launch.operands, *launch.results):
             if value not in table:
                 touch(value, fused.values[value], when)
@@ -111,15 +129,15 @@ def make_plan(fused: Fused, lowered: dict[str, Lowered]) -> Plan:
         return Place("table", table[key]) if key in table else Place("arena", offsets[key])
 
     launches: list[NativeLaunch | LibraryLaunch] = []
-    for launch in fused.launches:
+    for launch in fused.stages:
         if launch.kind == "library":
             operands = [(place(v), fused.values[v]) for v in launch.operands]
             outs = [(place(v), fused.values[v]) for v in launch.results]
-            launches.append(LibraryLaunch(launch.name, launch.op.attrs, operands, outs))
+            launches.append(LibraryLaunch(launch.name, launch.attrs or {}, operands, outs))
             continue
         kernel = lowered[launch.name]
         temporaries = [place((launch.name, n)) for n in range(len(kernel.temporaries))]
         places = [place(v) for v in (*launch.operands, *launch.results)] + temporaries
         launches += [NativeLaunch(s, [places[b] for b in s.buffers]) for s in kernel.steps if s.extent]
-    parameters = fused.values[: fused.parameters]
+    parameters = list(fused.values[: fused.parameters])
     return Plan(launches, parameters, results, [table[v] for v in fused.outputs], total)

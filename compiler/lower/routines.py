@@ -1,18 +1,18 @@
 """Routines: functions that many kernels call, each compiled once for all of them.
 
-    in a kernel      func.call @mlxir_gemm_tile_13_2_16_...(%a, %a_at, ..., %c, %c_at, ...)
-    on its own       func.func @mlxir_gemm_tile_13_2_16_...(%a: memref<1xf32>, ...) { the loop over k }
+    in a kernel      func.call @mlxir_gemm_block_6_4_16_...(%a, %b, %c, %a_at, ...)
+    on its own       func.func @mlxir_gemm_block_6_4_16_...(%a: memref<1xf32>, ...) { loops over tiles and k }
 
-The register tile of a matrix product and the packing of its operands are the same code in every product, and they are
-most of what LLVM has to do for one. So a kernel only declares them. Whatever changes from product to product (strides,
-extents) is an argument; `form` holds what the code is made for. The object code of a routine is kept in memory and on
-disk like that of a kernel (compiler/kernels.py), under its symbol.
+The register tiles of a matrix product and the packing of its operands are the same code in every product, and they are
+most of what LLVM would have to do for one. So a kernel only declares them. Whatever changes from product to product
+(strides, extents) is an argument; `form` holds what the code is made for. The object code of a routine is kept in
+memory and on disk like that of a kernel (compiler/kernels.py), under its symbol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlxir.compiler.lower.builder import INDEX, memref_type
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
@@ -106,7 +106,7 @@ def define(body: ir.Block, what: Routine) -> None:
         operation = _function(body, what.symbol, definition)
         types = ir.FunctionType(ir.TypeAttr(operation.attributes["function_type"]).value).inputs
         block = operation.regions[0].blocks.append(*types, arg_locs=[unknown] * len(types))
-        buffers, numbers = list(block.arguments)[: len(definition.buffers)], list(block.arguments)[len(definition.buffers) :]
-        e = VectorEmitter(ScalarBuilder(ir.InsertionPoint(block)), buffers)
-        definition.emit(e, numbers)
+        arguments, count = list(block.arguments), len(definition.buffers)
+        e = VectorEmitter(ScalarBuilder(ir.InsertionPoint(block)), arguments[:count])
+        definition.emit(e, arguments[count:])
         e.k.op("func.return", [])

@@ -123,7 +123,9 @@ class ScalarGraph:
         cost = 1 + sum(n.cost for n in dynamic)
         return self._node("load", dtype, (), (buffer, position, dynamic), (buffer, position.key), cost, position.free())
 
-    def apply(self, record: Primitive | type[_Rounded] | _Combined, args: Sequence[Scalar], attrs: dict, dtype: Dtype) -> Scalar:
+    def apply(
+        self, record: Primitive | type[_Rounded] | _Combined, args: Sequence[Scalar], attrs: dict, dtype: Dtype
+    ) -> Scalar:
         key = (record.name, tuple([attr_key(a) for a in attrs.values()]))
         return self._node(
             "apply", dtype, tuple(args), (record, attrs), key, 12 if getattr(record, "costly", False) else 1
@@ -233,7 +235,6 @@ class Pull:
         rest, inner = iter(idx), iter(variables)
         full = tuple(Index.of(next(inner)) if a in axes else next(rest) for a in range(len(x.shape)))
         return self.graph.reduce(op.record, variables, self.at(x, full))
-
 
     def _written_out(self, op: Op, idx: tuple[Index, ...]) -> Scalar:
         """A reduction of a few elements, in their order."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from mlxir.compiler.lower.index import Index, Var
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.own import OwnEmitter, OwnKernel, Rows
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
+from mlxir.compiler.lower.scan_groups import by_groups, fits
 from mlxir.dialects.mlir import Function, context, ir
+from mlxir.dialects.mx.scan_sort import Scan
 from mlxir.runtime.dtypes import Dtype, bool_, complex64, float32
 
 BLOCK = 512  # elements of a row that are combined in scratch
@@ -30,12 +33,12 @@ FEW_ROWS, LONG_ROW, PIECES = 16, 1 << 16, 16
 
 
 def lower_scan(function: Function, body: ir.Block, vectors: bool) -> Lowered:
-    """Lower a scan; without `vectors`, to one loop per row."""
+    """Lower a scan; without `vectors`, to one loop per row, or a threadgroup per row (scan_groups.py)."""
     with context, ir.Location.unknown():
-        job = _Job(OwnKernel(function, body))
+        job = Job(OwnKernel(function, body))
         if not job.x.aval.size:
             return Lowered([], [])
-        emit = _form(job) if vectors else job.one_by_one
+        emit = _form(job) if vectors else functools.partial(by_groups, job) if fits(job) else job.one_by_one
         if vectors and job.rows.count < FEW_ROWS and job.n >= LONG_ROW and emit != job.by_columns:
             job.split()
             totals = job.kernel.temporary(job.rows.count * job.pieces, job.x.dtype)
@@ -46,7 +49,7 @@ def lower_scan(function: Function, body: ir.Block, vectors: bool) -> Lowered:
         return job.kernel.finish()
 
 
-def _form(job: _Job) -> Callable[[OwnEmitter], tuple[int, float]]:
+def _form(job: Job) -> Callable[[OwnEmitter], tuple[int, float]]:
     simple = job.x.dtype not in (complex64, bool_) and not job.record.costly
     lanes = job.rows.variables[-1].extent if job.rows.variables else 1
     # A combine that calls functions is only worth vectors across rows, whatever way these lie.
@@ -62,10 +65,11 @@ class _Lanes(ScalarBuilder):
         return Reg(self.op(name, [o.value for o in operands], operands[0].value.type, **attributes), dtype, self)
 
 
-class _Job:
+class Job:
     """A scan. In reverse, element 0 of a row is its last one."""
 
     def __init__(self, kernel: OwnKernel):
+        assert isinstance(kernel.op.record, Scan)
         self.kernel, self.record, attrs = kernel, kernel.op.record, kernel.op.attrs
         (self.x,) = kernel.op.operands
         self.dtype, self.rows = self.x.dtype, Rows(self.x.shape, attrs["axis"])

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 from mlxir.compiler.lower.builder import Reg
@@ -22,7 +22,7 @@ from mlxir.compiler.lower.index import Index, Var
 from mlxir.compiler.lower.loops import over
 from mlxir.compiler.lower.own import OwnEmitter
 from mlxir.dialects.mlir import ir
-from mlxir.runtime.dtypes import bool_, int32
+from mlxir.runtime.dtypes import bool_, int32, int64, uint32
 
 if TYPE_CHECKING:
     from mlxir.compiler.lower.scan import Job
@@ -53,38 +53,34 @@ def by_groups(job: Job, e: OwnEmitter) -> tuple[int, float]:
         return e.recall(totals, kept, job.dtype, e.constant_index(group))
 
     def inside(n: int) -> Reg:
-        return e.number(Index.of(block) * size + places[n], int32) < job.n
+        return e.number(Index.of(block) * size + places[n], int64) < job.n
 
     def scan_neighbours() -> None:
         neutral = e.neutral(job.record, job.dtype)
         values: list[Reg] = []
         for n in range(EACH):
-            x = e.if_else(
-                inside(n), job.dtype, lambda n=n: job.value(e, Index.of(block) * size + places[n]), lambda: neutral
-            )
+            read = partial(job.value, e, Index.of(block) * size + places[n])
+            x = e.if_else(inside(n), job.dtype, read, lambda: neutral)
             values.append(combine(values[-1], x) if values else x)
-        lane = e.number(thread, int32) % SIMD
+        lane = e.number(thread, uint32) & (SIMD - 1)
         last = values[-1]
         for distance in (1, 2, 4, 8, 16):
             last = e.k.select(lane < distance, last, combine(_from_below(e, last, distance), last))
         before = e.k.select(lane < 1, neutral, _from_below(e, last, 1))
-        for n, value in enumerate(values):
-            e.keep(combine(before, value), own, kept, e.index(places[n]))
+        kept_values = [combine(before, v) for v in (values if job.inclusive else values[:-1])]
+        for place, value in zip(places, kept_values if job.inclusive else [before, *kept_values], strict=True):
+            e.keep(value, own, kept, e.index(place))
         with e.when(lane == SIMD - 1):
             e.keep(last, totals, kept, e.divided(e.at(thread), SIMD))
 
     def store_neighbours(carried: Reg) -> None:
-        group = e.k.cast(e.number(thread, int32), int32) // SIMD if groups > 1 else None
-        before = carried
+        group, before = e.number(thread, uint32) >> (SIMD.bit_length() - 1), carried
         for g in range(groups - 1):
             before = e.k.select(group > g, combine(before, total(g)), before)
-        exclusive = before
-        for n in range(EACH):
-            value = combine(before, e.recall(own, kept, job.dtype, e.index(places[n])))
-            if not job.inclusive:
-                value, exclusive = exclusive, value
+        for n, place in enumerate(places):
             with e.when(inside(n)):
-                job.store(e, value, Index.of(block) * size + places[n])
+                value = e.recall(own, kept, job.dtype, e.index(place))
+                job.store(e, combine(before, value), Index.of(block) * size + place)
 
     def next_block(carried: list[Reg]) -> list[Reg]:
         e.parallel(thread, e.constant_index(threads), scan_neighbours)

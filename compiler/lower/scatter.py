@@ -5,7 +5,8 @@
     many updates of a small array                 parallel over blocks of updates, each into an array of its own; these
                                                   are combined with the array in the end (never for `set`)
 
-Otherwise one thread applies the updates in order, which is the order of updates of one element in every form.
+Otherwise one thread applies the updates in order, which is the order of updates of one element in every form but one: a
+GPU, which has too many threads for that, does all updates at once and adds by atomic operations where it has them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.own import OwnEmitter, OwnKernel
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx.reduce import _highest, _lowest
-from mlxir.runtime.dtypes import Dtype, bool_, int64
+from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, int64, uint32
 
 LANES = 256  # columns of a slice that one iteration owns
 BLOCKS = 8  # of updates with arrays of their own
@@ -36,6 +37,11 @@ _COMBINE: dict[str, Callable[[Any, Reg, Reg], Reg]] = {
     "maximum": lambda k, old, new: k.maximum(old, new),
     "minimum": lambda k, old, new: k.minimum(old, new),
 }
+_ATOMIC = {
+    ("add", float32): 0, ("add", int32): 1, ("add", uint32): 1, ("maximum", int32): 4, ("maximum", uint32): 5,
+    ("minimum", int32): 7, ("minimum", uint32): 8,
+}  # fmt: skip
+"""Updates that a GPU does by an atomic operation of 32 bits, with the `kind` of memref.atomic_rmw."""
 _NEUTRAL: dict[str, Callable[[np.dtype], Any]] = {
     "add": lambda d: 0, "multiply": lambda d: 1, "maximum": _lowest, "minimum": _highest,
 }  # fmt: skip
@@ -51,8 +57,9 @@ def lower_scatter(function: Function, body: ir.Block, vectors: bool) -> Lowered:
             kernel.add("_blocks", [own], lambda e: job.blocks(e, own))
             kernel.add("", [kernel.out], lambda e: job.combine(e, own))
         else:
+            atomic = not vectors and (job.mode, job.dtype) in _ATOMIC and len(job.apart) < len(job.picks)
             kernel.add("_copy", [kernel.out], job.copy)
-            kernel.add("", [kernel.out], job.updates_in_order)
+            kernel.add("", [kernel.out], job.updates_at_once if atomic else job.updates_in_order)
         return kernel.finish()
 
 
@@ -114,6 +121,19 @@ class _Job:
 
         extent = over(e, [*self.apart, block], owned)
         return extent, 4.0 * lanes * prod(v.extent for v in rest)
+
+    def updates_at_once(self, e: OwnEmitter) -> tuple[int, float]:
+        """An iteration for each element of the updates."""
+        column = Var("column", self.columns)
+        inner = delinearize(Index.of(column), self.sizes)
+
+        def update(base: ir.Value) -> None:
+            at = e.at(base, linear(inner, self.x.shape))
+            new = self.kernel.value(e, self.updates, [*self.picks, *inner]).value
+            kind = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), _ATOMIC[self.mode, self.dtype])
+            e.k.op("memref.atomic_rmw", [new, e.buffers[self.kernel.out], at], new.type, kind=kind)
+
+        return over(e, [*self.picks, column], lambda: self._update(e, update)), 4.0
 
     def blocks(self, e: OwnEmitter, own: int) -> tuple[int, float]:
         """Updates block by block; each block has an array that starts from what changes nothing."""

@@ -22,7 +22,7 @@ among its values, a last loop writes its zeros again in the order they had.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from mlxir.compiler.lower.builder import Reg
@@ -33,6 +33,7 @@ from mlxir.compiler.lower.own import OwnEmitter, OwnKernel, Rows
 from mlxir.compiler.lower.sort_keys import key_dtype, key_of, value_of, zero_key
 from mlxir.compiler.lower.sort_network import Network, Part
 from mlxir.dialects.mlir import Function, context, ir
+from mlxir.dialects.mx.scan_sort import Sort
 from mlxir.runtime.dtypes import Dtype, complex64, uint16, uint32, uint64
 
 ROW_BYTES = 1 << 17  # of the words of a row on the stack
@@ -64,6 +65,7 @@ class _Job:
         (self.x,), (self.result,) = op.operands, op.results
         self.rows = Rows(self.x.shape, op.attrs["axis"])
         self.n, self.key = self.rows.n, key_dtype(self.x.dtype)
+        assert isinstance(op.record, Sort)
         self.indices = op.record.gives_indices
         # A complex value is not read back from its key but from where it was.
         self.carries = self.indices or self.x.dtype is complex64
@@ -150,19 +152,25 @@ class _NetworkRows:
                 e.write(word, part.buffer, i)
             return value
 
+        def put_alone() -> None:
+            put()
+
         if job.signed_zeros:
             zeros = [k.const(0, uint32)] * 2
             extent = e.constant_index(job.n)
             negatives, minus = e.serial(i, extent, zeros, lambda carried: job.tally(e, put(), carried))
         else:
-            e.lanes(i, job.n, put)
+            e.lanes(i, job.n, put_alone)
         for part in parts if rest.extent else ():
-            e.lanes(rest, rest.extent, lambda p=part: e.write(k.const(-1, p.dtype), p.buffer, Index.of(rest) + job.n))
+            e.lanes(rest, rest.extent, partial(self._pad, e, part, rest))
         Network(e, parts, self.length, self.lanes).sort()
         e.lanes(i, job.n, lambda: self._store(e, parts, i))
-        if minus is not None:
+        if negatives is not None and minus is not None:
             with e.when(minus != 0):
                 job.zeros_again(e, negatives)
+
+    def _pad(self, e: OwnEmitter, part: Part, i: Var) -> None:
+        e.write(e.k.const(-1, part.dtype), part.buffer, Index.of(i) + self.job.n)
 
     def _word(self, e: OwnEmitter, key: Reg, i: Var) -> list[Reg]:
         if not self.job.carries:
@@ -220,7 +228,7 @@ class _Moved(NamedTuple):
     """What a pass moves: two halves of n elements, in turn the source and the target."""
 
     keys: ir.Value
-    index: ir.Value | None
+    indices: ir.Value | None
 
 
 class _Radix:
@@ -244,9 +252,9 @@ class _Radix:
         moved = [b for b in (self.keys, self.index) if b is not None]
         kernel.add("_keys", [*moved, *([self.zeros] if self.zeros is not None else [])], self._make_keys)
         for d in range(self.passes):
-            kernel.add(f"_count_{d}", [self.counts], lambda e, d=d: self._count(e, d))
-            kernel.add(f"_offset_{d}", [self.counts, self.state], lambda e, d=d: self._offset(e, d))
-            kernel.add(f"_move_{d}", [*moved, self.counts], lambda e, d=d: self._move(e, d))
+            kernel.add(f"_count_{d}", [self.counts], partial(self._count, d=d))
+            kernel.add(f"_offset_{d}", [self.counts, self.state], partial(self._offset, d=d))
+            kernel.add(f"_move_{d}", [*moved, self.counts], partial(self._move, d=d))
         kernel.add("_values", [job.out], self._values)
         if self.zeros is not None:
             kernel.add("_zeros", [job.out], self._zeros)
@@ -290,8 +298,8 @@ class _Radix:
         """Keys (and indices) as they are at first; the value is returned."""
         value = self.job.value(e, i)
         e.write(key_of(e.k, value), moved.keys, origin, i)
-        if moved.index is not None:
-            e.write(e.number(i, uint32), moved.index, origin, i)
+        if moved.indices is not None:
+            e.write(e.number(i, uint32), moved.indices, origin, i)
         return value
 
     def increment(self, e: OwnEmitter, counts: ir.Value, at: ir.Value) -> Reg:
@@ -307,12 +315,12 @@ class _Radix:
         key = e.read(moved.keys, self.job.key, source)
         target = self.increment(e, counts, e.at(at, self.digit(e, key, shift)))
         e.write(key, moved.keys, origin, target)
-        if moved.index is not None:
-            e.write(e.read(moved.index, uint32, source), moved.index, origin, target)
+        if moved.indices is not None:
+            e.write(e.read(moved.indices, uint32, source), moved.indices, origin, target)
 
     def put_result(self, e: OwnEmitter, moved: _Moved, i: Var, source: Any) -> None:
-        key = e.read(moved.keys, self.job.key, source) if moved.index is None else None
-        index = e.read(moved.index, uint32, source) if moved.index is not None else None
+        key = e.read(moved.keys, self.job.key, source) if moved.indices is None else None
+        index = e.read(moved.indices, uint32, source) if moved.indices is not None else None
         place = e.at(i)
         self.job.store(e, self.job.result_of(e, key, index, Var("from", self.job.n)), place)
 
@@ -326,8 +334,9 @@ class _Radix:
                 return self.job.tally(e, value, carried) if carried else []
 
             totals = e.serial(self.i, size, [zero, zero] if self.zeros is not None else [], put)
-            for n, total in enumerate(totals):
-                e.write(total, e.buffers[self.zeros], (self.job.rows.number * self.count + self.block) * 2 + n)
+            if self.zeros is not None:
+                for n, total in enumerate(totals):
+                    e.write(total, e.buffers[self.zeros], (self.job.rows.number * self.count + self.block) * 2 + n)
 
         return self._over(e, 8.0, block)
 
@@ -405,11 +414,13 @@ class _Radix:
 
     def _zeros(self, e: OwnEmitter) -> tuple[int, float]:
         block = Var("b", self.count)
+        assert self.zeros is not None
+        zeros = e.buffers[self.zeros]
 
         def row() -> None:
             def add(carried: list[Reg]) -> list[Reg]:
                 at = (self.job.rows.number * self.count + block) * 2
-                return [t + e.read(e.buffers[self.zeros], uint32, at + n) for n, t in enumerate(carried)]
+                return [t + e.read(zeros, uint32, at + n) for n, t in enumerate(carried)]
 
             negatives, minus = e.rolled(block, self.count, [e.k.const(0, uint32)] * 2, add)
             with e.when(minus != 0):

@@ -51,7 +51,7 @@ class Network:
     def _sorted(self, words: list[Word]) -> list[Word]:
         lanes = self.lanes
         for size in _powers(2, lanes):
-            words = [self._within(w, lambda i, size=size: i ^ (size - 1)) for w in words]
+            words = [self._within(w, size - 1) for w in words]
             words = self._cleaned(words, size // 4)
         for size in _powers(2, len(words)):
             for first in range(0, len(words), size):
@@ -70,15 +70,15 @@ class Network:
                 words[a], words[a + step] = self._exchanged(words[a], words[a + step])
             distance //= 2
         while distance:
-            words = [self._within(w, lambda i, d=distance: i ^ d) for w in words]
+            words = [self._within(w, distance) for w in words]
             distance //= 2
         return words
 
-    def _within(self, word: Word, partner: Callable[[int], int]) -> Word:
-        """Each lane compared with its partner in the same register."""
-        other = self._shuffled(word, [partner(i) for i in range(self.lanes)])
+    def _within(self, word: Word, mask: int) -> Word:
+        """Lane i compared with its partner i ^ mask in the same register."""
+        other = self._shuffled(word, [i ^ mask for i in range(self.lanes)])
         low, high = self._exchanged(word, other)
-        picked = [i if i < partner(i) else self.lanes + i for i in range(self.lanes)]
+        picked = [i if i < i ^ mask else self.lanes + i for i in range(self.lanes)]
         return tuple(self._shuffle(a, b, picked) for a, b in zip(low, high, strict=True))
 
     def _exchanged(self, a: Word, b: Word) -> tuple[Word, Word]:

@@ -7,8 +7,8 @@
                                              s  = f(sum(p))
                                              v  = sum(d + (m - s) (2 r + K (m - s)))
 
-Each block is read twice, the second time from the cache. The last line is an identity whatever m and s are, and no large
-numbers cancel in it (after Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample
+Each block is read twice, the second time from the cache. The last line is an identity whatever m and s are, and no
+large numbers cancel in it (after Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample
 variances, 1979).
 """
 

@@ -53,7 +53,7 @@ def split_reductions(module: Module) -> None:
 
 
 def is_short(op: Op) -> bool:
-    """Whether a reduction combines so few elements that it is written out, and fused, as if it were an element operation.
+    """Whether a reduction combines so few elements that it is written out, and fused like an element operation.
 
     The squared distance of two points is one. Neither a loop nor a kernel is made for it.
     """

@@ -137,8 +137,8 @@ def map_to_device(step: Step, block: ir.Block) -> Mapping:
         each = elements_per_thread(inner[0].regions[0].blocks[0]) if widest * step.extent >= LARGE else 1
         each = each if widest % each == 0 else 1
         columns = min(widest // each, 256)
-        threads = (columns, max(1, min(256 // columns, step.extent)), 1)
-        return Mapping("grid", (widest // each, step.extent, 1), threads, each)
+        rows = max(1, min(256 // columns, step.extent))
+        return Mapping("grid", (widest // each, step.extent, 1), (columns, rows, 1), each)
     repeated = any(p.parent.name != "scf.parallel" for p in inner)
     threads = min(_whole(widest if repeated else -(-widest // PER_THREAD)), MOST_THREADS)
     return Mapping("group", (step.extent, 1, 1), (threads, 1, 1))
@@ -286,7 +286,8 @@ class _Shaders:
             parameters.append(
                 f"device {const}{type_}* {name} [[buffer({len(bindings)})]],  // {aval.dtype.name} {shape}"
             )
-            access = "read" if not written else "readwrite" if "memref.load" in uses else "write"
+            reads = not {"memref.load", "memref.atomic_rmw"}.isdisjoint(uses)
+            access = "read" if not written else "readwrite" if reads else "write"
             bindings.append(_Binding(position, aval, access))
         if len(bindings) > MOST_BUFFERS:
             raise CompileError(f"[metal] {step.name} has {len(bindings)} buffers, Metal binds at most {MOST_BUFFERS}")

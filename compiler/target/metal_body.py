@@ -25,6 +25,10 @@ WIDEST = 70  # characters of an expression that is still printed inside another 
 WIDEST_LAST = 100  # ... or as what a statement stores
 SLOTS = 8  # elements of scratch per thread that live in registers
 SHARED_BYTES = (32 - 1) << 10  # of threadgroup memory for scratch; the rest is for reductions
+_ATOMIC = {
+    0: ("add", "float"), 1: ("add", ""), 4: ("max", "int"), 5: ("max", "uint"), 7: ("min", "int"), 8: ("min", "uint"),
+}  # fmt: skip
+"""Kind of memref.atomic_rmw -> Metal's function and the type it works on; an integer sum takes the memory's."""
 _STATEMENTS = ("memref.store", "scf.yield", "scf.reduce", "func.return")
 
 
@@ -116,7 +120,7 @@ class Body:
         self.env[value] = e
         if isinstance(e, (Ramp, float)) or e.value is not None or (e.level == 0 and e.text.isidentifier()):
             return
-        if isinstance(value.type, ir.IndexType) and not e.loads and len(e.text) <= SHORTEST:
+        if isinstance(value.type, ir.IndexType) and not e.loads and (len(e.text) <= SHORTEST or self._own_place(value)):
             return
         if len(uses) == 1 and len(e.text) <= (WIDEST_LAST if uses[0].name in _STATEMENTS else WIDEST):
             if e.loads:
@@ -126,6 +130,18 @@ class Body:
                 return
             self._waiting.pop(value, None)
         self._print_constant(value, e)
+
+    def _own_place(self, value: ir.Value) -> bool:
+        """Whether a position is only ever one in the thread's own memory, where its iteration says as much."""
+        for use in value.uses:
+            operation = use.owner.operation
+            if operation.name in ("memref.load", "memref.store"):
+                memory = self.memory[operation.operands[operation.name == "memref.store"]]
+                if use.operand_number != len(operation.operands) - 1 or memory.lane is None or memory.lane.modulus:
+                    return False
+            elif not operation.name.startswith("arith.") or not self._own_place(operation.results[0]):
+                return False
+        return True
 
     # -- operations ---------------------------------------------------------------------------------------------------
     def run(self, block: ir.Block) -> ir.Operation:
@@ -249,6 +265,34 @@ class Body:
             low, high = x.RANGE[type_]
             return e if low <= e.value <= high else x.integer((e.value - low) % (high - low + 1) + low)
         return x.cast(e, type_)
+
+    def atomic(self, operation: ir.Operation) -> None:
+        """`memref.atomic_rmw`, whose result nobody uses."""
+        value, target, index = operation.operands
+        name, type_ = _ATOMIC[ir.IntegerAttr(operation.attributes["kind"]).value]
+        memory = self.memory[target]
+        type_, e, at = type_ or memory.type, self.use(value), self.use(index)
+        e = self._converted(e, type_)
+        self.flush()
+        place = f"(device atomic_{type_}*)({memory.name} + {at.at(3)})"
+        self.line(f"atomic_fetch_{name}_explicit({place}, {e.text}, memory_order_relaxed);")
+
+    def shuffle(self, operation: ir.Operation) -> None:
+        """`gpu.shuffle up`: a value of another thread of the SIMD-group, all of which run this."""
+        value, result = operation.operands[0], operation.results[0]
+        distance, e = Expr(str(constant_of(operation.operands[1])), "ushort"), self.use(value)
+        if is_bool(value.type):
+            got = x.call("simd_shuffle_up", x.cast(e, "uint"), distance, type_="uint")
+            moved = x.infix("!=", got, x.integer(0), "bool", 0, 1)
+        elif not isinstance(value.type, ir.IntegerType):
+            moved = x.call("simd_shuffle_up", e, distance)
+        elif value.type.width == 64:
+            self.need("shuffle_up")
+            moved = x.call("shuffle_up", x.cast(x.unsigned(e, 64), "ulong"), distance, type_="ulong")
+        else:
+            e, high = x.unsigned(e, value.type.width), (1 << value.type.width) - 1
+            moved = x.call("simd_shuffle_up", x.cast(e, "uint"), distance, type_="uint", low=0, high=high)
+        self._print_constant(result, moved)  # here, where all threads are
 
     # -- regions ------------------------------------------------------------------------------------------------------
     def branch(self, operation: ir.Operation) -> None:
@@ -513,5 +557,6 @@ def _last(block: ir.Block) -> ir.Operation:
 
 _RULES: dict[str, Callable[[Body, ir.Operation], None]] = {
     "memref.alloca": Body.alloca, "memref.load": Body.load, "memref.store": Body.store, "scf.if": Body.branch,
-    "scf.for": Body.serial, "scf.parallel": Body.parallel, **MATRIX_RULES,
+    "scf.for": Body.serial, "scf.parallel": Body.parallel, "gpu.shuffle": Body.shuffle,
+    "memref.atomic_rmw": Body.atomic, **MATRIX_RULES,
 }  # fmt: skip

@@ -46,6 +46,11 @@ inline float maximum(float a, float b) {
 inline float minimum(float a, float b) {
   return (a < b || isnan(a)) ? a : b;
 }""",
+    "shuffle_up": """\
+// The value of the thread `distance` below: 64 bits travel as two 32-bit values.
+inline ulong shuffle_up(ulong v, ushort distance) {
+  return as_type<ulong>(simd_shuffle_up(as_type<uint2>(v), distance));
+}""",
     "to_long": """\
 // A conversion that is defined for every float: what no int64 holds gives the least one, as on x86.
 inline long to_long(float v) {

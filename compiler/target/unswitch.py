@@ -7,8 +7,8 @@
       store %x
     }
 
-Joined rows and padding are such kernels: each loop that is left is a plain copy, which becomes vectors. (LLVM unswitches
-loops only at a level of optimisation that is not worth its time otherwise.)
+Joined rows and padding are such kernels: each loop that is left is a plain copy, which becomes vectors. (LLVM
+unswitches loops only at a level of optimisation that is not worth its time otherwise.)
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _unswitch(loop: ir.Operation, most: int) -> None:
         return
     condition = _hoisted(first.operands[0], loop, body)
     same = [n for n, d in enumerate(decisions) if _equal(d.operands[0], condition)]
-    outer = ir.Operation.create("scf.if", operands=[condition], regions=2, ip=ir.InsertionPoint(loop), loc=loop.location)
+    ip = ir.InsertionPoint(loop)
+    outer = ir.Operation.create("scf.if", operands=[condition], regions=2, ip=ip, loc=loop.location)
     for side in (0, 1):
         block = outer.regions[side].blocks.append()
         copy = loop.clone(ir.InsertionPoint(block))
@@ -106,6 +107,11 @@ def _equal(a: ir.Value, b: ir.Value) -> bool:
     if isinstance(a.owner, ir.Block) or isinstance(b.owner, ir.Block):
         return False
     x, y = a.owner.operation, b.owner.operation
-    if x.name != y.name or not x.name.startswith("arith.") or str(x.attributes) != str(y.attributes):
+    if x.name != y.name or not x.name.startswith("arith.") or _attributes(x) != _attributes(y):
         return False
     return len(x.operands) == len(y.operands) and all(map(_equal, x.operands, y.operands))
+
+
+def _attributes(operation: ir.Operation) -> list[tuple[str, ir.Attribute]]:
+    found = operation.attributes
+    return [(found[n].name, found[n].attr) for n in range(len(found))]

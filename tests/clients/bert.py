@@ -11,7 +11,11 @@ import numpy as np
 class Embeddings(nn.Module):
     def __init__(self, vocab, dims):
         super().__init__()
-        self.word, self.position, self.token_type = nn.Embedding(vocab, dims), nn.Embedding(16, dims), nn.Embedding(2, dims)
+        self.word, self.position, self.token_type = (
+            nn.Embedding(vocab, dims),
+            nn.Embedding(16, dims),
+            nn.Embedding(2, dims),
+        )
         self.norm = nn.LayerNorm(dims, eps=1e-12)
 
     def __call__(self, ids, types):

@@ -1,4 +1,4 @@
-"""Contrastive training of two towers: normalised features, a learned temperature, symmetric cross entropy, retrieval."""
+"""Contrastive training of two towers: normalised features, a learned temperature, symmetric loss, retrieval."""
 
 import json
 

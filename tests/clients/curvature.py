@@ -9,7 +9,10 @@ X = mx.random.normal((20, 3))
 y = (X @ mx.array([1.0, -2.0, 0.5]) + 0.3 * mx.random.normal((20,)) > 0).astype(mx.float32)
 
 
-def loss(w, decay=mx.array(0.1)):
+DECAY = mx.array(0.1)
+
+
+def loss(w, decay=DECAY):
     return mx.logaddexp(0.0, X @ w).mean() - (y * (X @ w)).mean() + 0.5 * decay * w.square().sum()
 
 

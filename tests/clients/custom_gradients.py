@@ -1,4 +1,4 @@
-"""Custom rules and checkpoints: a straight-through estimator, gradient reversal, an implicit function, memory savings."""
+"""Custom rules and checkpoints: a straight-through estimator, gradient reversal, an implicit function."""
 
 import json
 

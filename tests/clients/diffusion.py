@@ -61,7 +61,9 @@ def step(x, labels):
 
 @mx.compile
 def guided(noisy, t, label, weight):
-    both = model(mx.concatenate([noisy, noisy]), mx.concatenate([t, t]), mx.concatenate([label, mx.full_like(label, 3)]))
+    both = model(
+        mx.concatenate([noisy, noisy]), mx.concatenate([t, t]), mx.concatenate([label, mx.full_like(label, 3)])
+    )
     with_label, without = mx.split(both, 2)
     return without + weight * (with_label - without)
 

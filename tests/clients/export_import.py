@@ -38,7 +38,9 @@ with tempfile.TemporaryDirectory() as folder:
         report["refused"] = True
 
     path = os.path.join(folder, "shapeless.mlxfn")
-    mx.export_function(path, lambda x, y: mx.softmax(x, axis=-1) @ y, mx.zeros((2, 3)), mx.zeros((3, 3)), shapeless=True)
+    mx.export_function(
+        path, lambda x, y: mx.softmax(x, axis=-1) @ y, mx.zeros((2, 3)), mx.zeros((3, 3)), shapeless=True
+    )
     run = mx.import_function(path)
     report["shapeless"] = [run(mx.ones((n, 3)), mx.eye(3))[0].tolist() for n in (1, 4)]
 

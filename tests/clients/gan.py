@@ -8,7 +8,9 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
 mx.random.seed(5)
-generator = nn.Sequential(nn.Linear(4, 16, bias=False), nn.LeakyReLU(0.2), nn.BatchNorm(16), nn.Linear(16, 2), nn.Tanh())
+generator = nn.Sequential(
+    nn.Linear(4, 16, bias=False), nn.LeakyReLU(0.2), nn.BatchNorm(16), nn.Linear(16, 2), nn.Tanh()
+)
 discriminator = nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.3), nn.Linear(16, 1))
 g_opt, d_opt = optim.Adam(2e-3, betas=[0.5, 0.999]), optim.RMSprop(1e-3)
 

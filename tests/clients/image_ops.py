@@ -49,7 +49,9 @@ report["tensors"] = [mx.tensordot(image, image, axes=[[0], [0]]).shape[0], mx.kr
 report["text"] = [str(mx.arange(3)), repr(mx.array([[1.5, 2.0]])), f"{mx.array(3.14159):.3f}", str(mx.array([True]))]
 back = np.array(image * 2)
 report["numpy"] = [str(back.dtype), bool(np.allclose(back, np.asarray(image) * 2)), mx.array(back[::2, ::3]).shape[1]]
-report["types"] = [str((mx.array(1, d) + 1.5).dtype).rpartition(".")[2] for d in (mx.int8, mx.uint32, mx.float16, mx.bool_)]
+report["types"] = [
+    str((mx.array(1, d) + 1.5).dtype).rpartition(".")[2] for d in (mx.int8, mx.uint32, mx.float16, mx.bool_)
+]
 report["divided"] = [(x[1] // 3).tolist(), (x[1] % 5).tolist(), (-x[1] // 4).tolist(), mx.divmod(x[1], 7)[1].tolist()]
 report["scalars"] = [int(x.sum()), float(image[0, 0]), bool(mx.array(True)), len(image), x.size, x.ndim]
 report["loop"] = [row.sum().item() for row in image]

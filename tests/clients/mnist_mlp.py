@@ -65,6 +65,12 @@ for _ in range(3):
         mx.eval(model.state)
     accuracies.append(eval_fn(images, labels).item())
 assert accuracies[-1] > accuracies[0]
-print(json.dumps({"losses": losses, "accuracies": accuracies, "parameters": sum(
-    v.size for _, v in nn.utils.tree_flatten(model.parameters())
-)}))
+print(
+    json.dumps(
+        {
+            "losses": losses,
+            "accuracies": accuracies,
+            "parameters": sum(v.size for _, v in nn.utils.tree_flatten(model.parameters())),
+        }
+    )
+)

@@ -1,4 +1,4 @@
-"""What programs do with modules: names, freezing, updates, visitors, children, repr, custom parameters, dtype changes."""
+"""What programs do with modules: names, freezing, updates, visitors, children, repr, dtype changes."""
 
 import json
 
@@ -45,11 +45,15 @@ report["train"] = model(x).tolist()
 report["running"] = model.layers[2].running_mean.tolist()
 model.eval()
 report["eval"] = model(x).tolist()
-model.apply(lambda p: p * 0.5, filter_fn=lambda m, k, v: nn.Module.trainable_parameter_filter(m, k, v) and k == "weight")
+model.apply(
+    lambda p: p * 0.5, filter_fn=lambda m, k, v: nn.Module.trainable_parameter_filter(m, k, v) and k == "weight"
+)
 report["applied"] = model(x).tolist()
 model.apply_to_modules(lambda k, m: setattr(m, "seen", k))
 report["seen"] = [m.seen for m in model.modules()]
-report["filtered"] = [k for k, _ in tree_flatten(model.filter_and_map(lambda m, k, v: isinstance(v, mx.array) and v.size == 4))]
+report["filtered"] = [
+    k for k, _ in tree_flatten(model.filter_and_map(lambda m, k, v: isinstance(v, mx.array) and v.size == 4))
+]
 model.update({"layers": [{"bias": mx.zeros((4,))}]})
 try:
     model.update({"layers": [{"wrong": mx.zeros((4,))}]})
@@ -80,8 +84,15 @@ report["tree"] = [
 init = nn.init.glorot_uniform()
 model = nn.Sequential(nn.Linear(3, 3), nn.Conv2d(1, 2, 3))
 model.apply(lambda p: init(p) if p.ndim == 2 else p)
-for name, arguments in {"he_normal": {}, "orthogonal": {"gain": 2.0}, "sparse": {"sparsity": 0.4},
-                        "uniform": {"low": -1, "high": 2}, "identity": {}, "constant": {"value": 4}}.items():  # fmt: skip
+INITIALISERS = {
+    "he_normal": {},
+    "orthogonal": {"gain": 2.0},
+    "sparse": {"sparsity": 0.4},
+    "uniform": {"low": -1, "high": 2},
+    "identity": {},
+    "constant": {"value": 4},
+}
+for name, arguments in INITIALISERS.items():
     report[name] = getattr(nn.init, name)(**arguments)(mx.zeros((5, 5))).tolist()
 report["init"] = model.layers[0].weight.tolist()
 print(json.dumps(report))

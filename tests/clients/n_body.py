@@ -1,4 +1,4 @@
-"""Gravity between bodies: leapfrog steps under compile, energies, forces as gradients of a potential, learned masses."""
+"""Gravity between bodies: leapfrog steps under compile, energies, forces as gradients of a potential."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Quantised inference in several formats: modules, mixed precision by layer, a quantised cache, experts by gather_qmm."""
+"""Quantised inference in several formats: mixed precision by layer, a quantised cache, experts by gather_qmm."""
 
 import json
 
@@ -30,7 +30,9 @@ x = mx.random.normal((4, 64))
 experts = Experts(4, 64, 32)
 dense, chosen = experts(x)
 w, scales, biases = mx.quantize(experts.weight, group_size=32, bits=8)
-by_hand = mx.gather_qmm(x[:, None, None, :], w, scales, biases, rhs_indices=chosen, transpose=True, group_size=32, bits=8)
+by_hand = mx.gather_qmm(
+    x[:, None, None, :], w, scales, biases, rhs_indices=chosen, transpose=True, group_size=32, bits=8
+)
 report["experts"], report["chosen"] = dense.tolist(), mx.sort(chosen, axis=-1).tolist()
 report["gathered"] = by_hand.squeeze(-2).sum(axis=-1).tolist()
 
@@ -41,7 +43,9 @@ for mode, options in {"affine": {"group_size": 64, "bits": 4}, "mxfp4": {}, "mxf
     assert mx.allclose(product, x @ restored.T, atol=1e-3)
     report[mode] = [product.tolist(), mx.abs(restored - experts.weight[0]).max().item()]
 
-model = nn.Sequential(nn.Embedding(8, 64), nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64), nn.RMSNorm(64), nn.Linear(64, 8))
+model = nn.Sequential(
+    nn.Embedding(8, 64), nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64), nn.RMSNorm(64), nn.Linear(64, 8)
+)
 tokens = mx.array([[1, 5, 2], [7, 0, 3]])
 exact = model(tokens)
 

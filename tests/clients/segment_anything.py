@@ -1,4 +1,4 @@
-"""Parts of Segment Anything: window partitions with padding, relative positions by einsum, a mask decoder that upsamples."""
+"""Parts of Segment Anything: padded windows, relative positions by einsum, a mask decoder that upsamples."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The encoder and decoder of a speech model: log-mel spectrogram by FFT, conv1d front, cross attention, half precision."""
+"""A speech model: log-mel spectrogram by FFT, conv1d front, encoder and decoder, half precision."""
 
 import json
 import math

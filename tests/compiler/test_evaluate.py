@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import laws
 import numpy as np
@@ -19,6 +20,7 @@ def fresh_counts() -> Iterator[None]:
     before = knobs.tier, knobs.cache_dir
     evaluate._counts.clear()
     evaluate._variants.clear()
+    evaluate._state.keeping = 0
     knobs.cache_dir = None
     mx.clear_compile_cache()
     yield
@@ -87,3 +89,36 @@ def test_what_the_compiled_tier_refuses_goes_on_in_the_reference(monkeypatch: py
     knobs.tier = "compiled"
     with pytest.raises(mx.runtime.errors.CompileError, match="not supported"):
         mx.eval(model(x, w))
+
+
+@pytest.mark.parametrize("begin", [mx.eval, mx.async_eval])
+def test_what_is_never_evaluated_is_not_computed_again_at_every_step(monkeypatch, begin) -> None:
+    """A state that only reaches the results it leads to: a step evaluates about as many operations as the first did."""
+    sizes = []
+    before = evaluate.cut
+
+    def cut(*args: Any, **kwargs: Any) -> Any:
+        found = before(*args, **kwargs)
+        sizes.append(len(found.nodes))
+        return found
+
+    monkeypatch.setattr(evaluate, "cut", cut)
+    x, w = data()
+    state, expected = x, np.array(x)
+    for _ in range(20):
+        state = mx.tanh(state @ w @ w.T) + state
+        loss = (state * state).sum()
+        begin(loss)
+        expected = np.tanh(expected @ np.array(w) @ np.array(w).T) + expected
+        np.testing.assert_allclose(loss.item(), (expected * expected).sum(), rtol=1e-4)
+    assert max(sizes) <= 3 * sizes[0]
+    np.testing.assert_allclose(np.array(state), expected, rtol=1e-4)
+
+
+def test_variables_that_nobody_asks_for_stay_fused() -> None:
+    x, w = data()
+    mx.eval(x, w)
+    inner = x @ w
+    outer = mx.exp(inner)
+    mx.eval(outer)
+    assert inner._value.buffer is None and outer._value.buffer is not None

@@ -9,9 +9,10 @@ import laws
 import numpy as np
 import pytest
 import random_programs
+from small_programs import check, program
 
 from mlxir.compiler import evaluate, pipeline
-from mlxir.compiler.graph import GraphBuilder, Value, apply_transform, cut
+from mlxir.compiler.graph import Value, apply_transform, cut
 from mlxir.compiler.passes.fuse import Fused, fuse
 from mlxir.compiler.passes.simplify import simplify
 from mlxir.compiler.passes.split_reductions import split_reductions
@@ -27,15 +28,6 @@ def _verified(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs of this file are compiled here and now, with all IR verified."""
     monkeypatch.setattr(knobs, "cache_dir", None)
     monkeypatch.setattr(knobs, "verify", True)
-
-
-def program(function: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any = float32) -> Program:
-    """`function(m, *arrays)` traced on arrays of these shapes."""
-    m = GraphBuilder()
-    inputs = [Value(s, dtype) for s in shapes]
-    outs = function(m, *map(m.handle, inputs))
-    outs = outs if isinstance(outs, (list, tuple)) else [outs]
-    return cut([o.value for o in outs], inputs).program
 
 
 def gradient(function: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any = float32) -> Program:
@@ -67,20 +59,6 @@ def fused(traced: Program) -> Fused:
 def kernels(traced: Program) -> list[tuple[str, int]]:
     """(kind, number of results) of each kernel."""
     return [(launch.kind, len(launch.results)) for launch in fused(traced).launches]
-
-
-def check(traced: Program, arguments: list[np.ndarray], tolerance: float) -> None:
-    """Compiled equals reference, relative to the largest value of each result."""
-    plain = pipeline.transformed_program(traced) if traced.has_transforms else traced
-    expected = plain.run_reference(arguments)
-    actual = evaluate.executable(traced).run([Buffer.from_numpy(a) for a in arguments])
-    for a, e in zip(actual, expected, strict=True):
-        a = a.numpy()
-        assert a.dtype == e.dtype and a.shape == e.shape
-        wide = [v.astype(np.float64 if v.dtype.kind != "c" else np.complex128) for v in (a, e)]
-        np.testing.assert_array_equal(np.isnan(wide[0]), np.isnan(wide[1]))
-        scale = np.max(np.abs(wide[1][np.isfinite(wide[1])]), initial=0) + 1
-        np.testing.assert_allclose(*wide, rtol=0, atol=tolerance * scale)
 
 
 def data(traced: Program, seed: int = 0) -> list[np.ndarray]:

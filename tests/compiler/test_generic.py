@@ -1,5 +1,9 @@
 """Machine code for all sizes (compiler/generic.py): random programs at random sizes against the reference evaluator."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -113,3 +117,32 @@ def test_types_and_attributes_carry_symbolic_sizes():
         for value in ((n, 2, -1), n * m - 1, (m // 3,), 1 / n):
             assert decode(encode(value)) is value or decode(encode(value)) == value
     assert str(tensor_type(Aval((n, 8), float32))) == 'tensor<?x8xf32, "s0;8">' and not scope.pins
+
+
+SECOND_PROCESS = """
+import sys
+import os
+import subprocess
+import sys
+
+import numpy as np
+import mlxir as mx
+
+f = mx.compile(lambda x: mx.softmax(x @ x.T, axis=-1).sum(axis=0), shapeless=True)
+for n in (20, 33, 80, 200):
+    x = np.random.default_rng(n).standard_normal((n, 24)).astype(np.float32)
+    e = np.exp(x @ x.T - (x @ x.T).max(1, keepdims=True))
+    np.testing.assert_allclose(np.array(f(mx.array(x))), (e / e.sum(1, keepdims=True)).sum(0), rtol=1e-4, atol=1e-5)
+print("mlxir.dialects.mlir" in sys.modules)
+"""
+
+
+def test_a_second_process_finds_the_code(tmp_path):
+    """All versions come from the disk, and nothing loads MLIR."""
+    environment = {**os.environ, "MLXIR_CACHE_DIR": str(tmp_path)}
+    for loads_mlir in ("True", "False"):
+        done = subprocess.run(
+            [sys.executable, "-c", SECOND_PROCESS], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [loads_mlir]

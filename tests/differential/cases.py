@@ -7,9 +7,12 @@ the cross product, or a sample of it in which every value of every field occurs;
 
 from __future__ import annotations
 
+import copy
+import io
 import itertools
 import math
 import operator
+import pickle
 import random
 import zlib
 from collections.abc import Iterator, Sequence
@@ -102,10 +105,15 @@ def make(m: Any, dtype: str, shape: Sequence[int], domain: str = "mixed", layout
 WRONG = "!"  # before a value that is wrong whatever the others are: a case has one of them at most
 
 
+SHARE, LEAST = 5, 12  # cases of a row in the sample: its limit over SHARE, and so many at least
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 @dataclass
 class Row:
-    """Cases of one public function. `limit` bounds the sample; `compiled` is whether mx.compile takes them too."""
+    """Cases of one public function. `limit` is the weight of the row in the sample; `compiled` is whether mx.compile
+    takes them too.
+    """
 
     name: str
     template: str
@@ -125,12 +133,13 @@ class Row:
 
     def _combinations(self, everything: bool) -> Iterator[Sequence[str]]:
         domains = list(self.fields.values())
-        if everything or math.prod(map(len, domains)) <= self.limit:
+        count = max(self.limit // SHARE, LEAST)
+        if everything or math.prod(map(len, domains)) <= count:
             yield from itertools.product(*domains)
             return
         rng = random.Random(zlib.crc32(self.template.encode()))
-        orders = [rng.sample(list(d), len(d)) for d in domains]
-        for i in range(max(self.limit, *map(len, domains))):
+        orders = [rng.sample(list(d), len(d)) for d in domains]  # no value twice before all have been there
+        for i in range(count):
             yield [o[i] if i < len(o) else rng.choice(o) for o in orders]
 
 
@@ -149,4 +158,5 @@ def put(x: Any, index: Any, value: Any) -> Any:
 
 def names(m: Any, make_array: Any) -> dict[str, Any]:
     """What a case's text may refer to."""
-    return {"m": m, "np": np, "a": make_array, "put": put, "operator": operator, "inf": math.inf, "nan": math.nan}
+    return {"m": m, "np": np, "a": make_array, "put": put, "operator": operator, "copy": copy, "pickle": pickle, "io": io,
+            "inf": math.inf, "nan": math.nan}  # fmt: skip

@@ -230,6 +230,26 @@ for name in ("int8", "int32", "uint64"):
 case(
     "cumsum complex", lambda m, x: m.cumsum(x, axis=1, reverse=False, inclusive=True), normal(3, 8, dtype=np.complex64)
 )
+for op in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"):  # by threadgroups, of one and several SIMD-groups
+    for size, reverse in ((70, False), (1030, True)):
+        case(
+            f"{op} of rows of {size}",
+            lambda m, x, op=op, r=reverse: getattr(m, op)(m.sin(x), axis=1, reverse=r, inclusive=not r),
+            normal(3, size),
+        )
+for name in ("uint8", "int32", "int64"):
+    case(
+        f"cumulative rows of {name}",
+        lambda m, x: [getattr(m, o)(x, axis=1, reverse=False, inclusive=True) for o in ("cumsum", "cummax")],
+        integers(name, 2, 300),
+    )
+case("cumsum of complex rows", lambda m, x: m.cumsum(x, axis=1, reverse=True, inclusive=True),
+     normal(2, 140, dtype=np.complex64))  # fmt: skip
+case("cummax of bool rows", lambda m, x: m.cummax(x, axis=1, reverse=False, inclusive=True),
+     _random.integers(0, 40, (2, 140)) == 0)  # fmt: skip
+case("cumsum of half rows", lambda m, x: m.cumsum(x, axis=1, reverse=False, inclusive=False),
+     normal(2, 140, dtype=np.float16))  # fmt: skip
+case("cumsum of strided rows", lambda m, x: m.cumsum(x, axis=0, reverse=False, inclusive=True), normal(600, 3))
 rows = np.array([3, -4, 3, 63, -64, 0, 9], np.int32)
 case("gather rows", lambda m, x, i: m.gather(x, i, axes=(0,), slice_sizes=(1, 20)), normal(64, 20), rows)
 case(
@@ -346,6 +366,10 @@ API_CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         training_step, ([normal(20, 32), normal(32), normal(32, 9), normal(9)], normal(16, 20), normal(16, 9))
     ),
     "attention gradient": (attention_gradient, (normal(40, 16), normal(40, 16), normal(40, 16))),
+    "attention by tiles": (
+        lambda q, k, v: mx.fast.scaled_dot_product_attention(q, k, v, scale=0.25, mask="causal"),
+        tuple(normal(1, 1, 40, 16) for _ in range(3)),
+    ),
     "convolution step": (
         convolution_step, (normal(5, 3, 3, 2), normal(5), normal(3 * 2 * 5, 3), normal(2, 7, 6, 2))
     ),
@@ -466,8 +490,16 @@ MUTATIONS = {
     "address space": ("softmax", "device float* out0", "constant float* out0"),
     "wrong neutral element": ("softmax", "float sum0 = 0.0f", "float sum0 = 1.0f"),
     "constant output": ("elementwise", "device float* out0", "device const float* out0"),
-    "barrier between updates": ("scatter overlapping add", "threadgroup_barrier(mem_flags::mem_device);", ""),
+    "barrier between updates": ("scatter overlapping multiply", "threadgroup_barrier(mem_flags::mem_device);", ""),
     "barrier before a read": ("complex long rows", "threadgroup_barrier(mem_flags::mem_threadgroup);", ""),
+    "barrier between levels of a scan": ("cumsum of rows of 1030", BARRIER, ""),
+    "step of a scan": ("cumsum of rows of 1030", "simd_shuffle_up(v9, 2)", "simd_shuffle_up(v9, 3)"),
+    "no atomic sum": ("scatter elements add", "atomic_fetch_add_explicit", "atomic_store_explicit"),
+    "barriers of attention": ("attention by tiles", f"  {BARRIER}\n", ""),
+    "stride of a tile": ("attention by tiles", "b0, kept3 + m * 8, 20", "b0, kept3 + m * 8, 16"),
+    "turned fragment": ("attention by tiles", ", ulong2(0, 0), true);", ");"),
+    "causal mask": ("attention by tiles", " < 1 ? ", " < 2 ? "),
+    "blocks of keys": ("attention by tiles", "k < v0", "k < 1"),
     "every thread stores": ("complex long rows", "if (lid == 0) ", ""),
 }  # fmt: skip
 

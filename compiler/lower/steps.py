@@ -1,0 +1,31 @@
+"""What lowering gives beside code: the steps of a kernel, plain data that needs no MLIR."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mlxir.dialects.mx import Aval
+
+
+class Step(NamedTuple):
+    """One function of loops: `extent` iterations of its one top-level scf.parallel, each of about `work` simple
+    operations.
+
+    `buffers` says which of the kernel's buffers are its parameters: the kernel's inputs, then its outputs, then its
+    temporaries.
+    """
+
+    name: str
+    extent: int
+    work: float
+    buffers: tuple[int, ...]
+    writes: tuple[int, ...]  # those of `buffers` that it writes
+    symbol: str = ""  # of its code, once it has some
+
+
+class Lowered(NamedTuple):
+    """A lowered kernel: steps to run in order, and the temporary buffers that they share."""
+
+    steps: list[Step]
+    temporaries: list[Aval]
+    routines: tuple[Any, ...] = ()  # that the steps call (routines.py)
