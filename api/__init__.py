@@ -2,8 +2,8 @@
 
 # ruff: noqa: F401, F403 -- this file re-exports and does little else
 
+import typing as _typing
 from types import ModuleType as _ModuleType
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from . import cuda, distributed, fast, fft, linalg, metal, random, testing, wheel
 from .compilation import *
@@ -70,7 +70,7 @@ floating, complexfloating = DtypeCategory.floating, DtypeCategory.complexfloatin
 wheel.register()
 
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from . import dropin, nn, optimizers, utils
 else:
 

@@ -168,6 +168,7 @@ class _Cache:
     ) -> None:
         """Add an entry; the least recently used ones are dropped."""
         exact = tuple(with_inputs(key, numbers, inputs))
+        entry.inputs = frozenset(inputs)
         if entry.feed is not None:
             entry.next = self.entries.get(exact)
             entry.alternatives = 1 + (entry.next.alternatives if entry.next is not None else 0)
@@ -209,7 +210,7 @@ class _Cache:
         if entry is None:
             return self.miss(key, numbers, args, kwargs, values)
         self.hits += 1
-        if (plan := entry.planned(lambda e: self.plan(e, key, numbers, args, kwargs, values[:count]))) is not None:
+        if (plan := entry.planned(lambda e: self.plan(e, len(numbers), args, kwargs, count))) is not None:
             self.plans[:] = [plan, *[p for p in self.plans if p is not plan]][:MOST_PLANS]
         buffers = [v.buffer for v in values]
         if not all(buffers):  # a buffer is true
@@ -220,9 +221,7 @@ class _Cache:
             return entry.finish([constant(b) for b in results], values, self.outputs)
         return entry.rebuild(wrap_new(results))
 
-    def plan(
-        self, entry: Entry, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]
-    ) -> tuple[Any, ...] | None:
+    def plan(self, entry: Entry, numbers: int, args: tuple, kwargs: dict, count: int) -> tuple[Any, ...] | None:
         """The plan for calls like this one, which the entry serves; None where native code does not."""
         functions = native_functions()
         if functions is None:
@@ -231,9 +230,7 @@ class _Cache:
 
         if self.serve is None:
             self.serve = functions.function("serve", self.plans)
-        inputs = self.numbers_of(key, numbers, values).inputs if numbers else ()
-        state = self.inputs, self.outputs
-        return described(entry, args, kwargs, numbers, inputs, len(values), state, self.served)
+        return described(entry, args, kwargs, numbers, count, (self.inputs, self.outputs), self.served)
 
     # -- misses -------------------------------------------------------------------------------------------------------
     def miss(self, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]) -> Any:

@@ -123,7 +123,8 @@ class _Kernel:
         evaluate(values)
         specs: list[Spec] = [(tuple(s), d) for s, d in zip(output_shapes, output_dtypes, strict=True)]
         sizes = tuple(grid), tuple(threadgroup)
-        key = (tuple((v.shape, v.dtype) for v in values), tuple(template or ()), tuple(specs), sizes, init_value)
+        chosen = tuple((name, type(value), value) for name, value in template or ())  # True is no 1
+        key = (tuple((v.shape, v.dtype) for v in values), chosen, tuple(specs), sizes, init_value)
         program = self._programs.recall(key)
         if program is None:
             program = self._program(values, template or (), specs, sizes, init_value)

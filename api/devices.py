@@ -166,11 +166,15 @@ def device_info(d: Device | DeviceType | None = None) -> dict[str, str | int]:
 
 def default_stream(device: Device | DeviceType) -> Stream | ThreadLocalStream:
     """The default stream of a device."""
+    if isinstance(device, _Queue):
+        raise TypeError(f"[default_stream] expected a Device or a DeviceType, got {device!r}")
     return _defaults.streams[_device(device, "default_stream")]
 
 
 def set_default_stream(stream: Stream | ThreadLocalStream) -> None:
     """Make `stream` the default stream of its device."""
+    if not isinstance(stream, _Queue):
+        raise TypeError(f"[set_default_stream] expected a Stream, got {stream!r}")
     _defaults.streams[_device(stream, "set_default_stream")] = stream
 
 
@@ -195,23 +199,28 @@ def clear_streams() -> None:
 
 
 class StreamContext:
-    """`with stream(s):` makes a device or stream the default inside the block."""
+    """`with stream(s):` makes a device or stream the default inside the block.
+
+    Raises TypeError for anything else, and ValueError on entry where the device does not exist.
+    """
 
     def __init__(self, s: StreamOrDevice):
-        self._device = _device(s, "stream")
-        self._stream = s if isinstance(s, _Queue) else default_stream(self._device)
-        self._before: tuple[Device, Any] | None = None
+        if not isinstance(s, (_Queue, Device, DeviceType)):
+            raise TypeError(f"[stream] expected a Device, a DeviceType or a Stream, got {s!r}")
+        self._given = s
+        self._before: list[tuple[Device, Device, Any]] = []  # of each entry: the default, the device, its stream
 
     def __enter__(self) -> StreamContext:
-        self._before = default_device(), default_stream(self._device)
-        devices.use_gpu(self._device.type is gpu)
-        _defaults.streams[self._device] = self._stream
+        device = _device(self._given, "stream")
+        self._before.append((default_device(), device, default_stream(device)))
+        devices.use_gpu(device.type is gpu)
+        if isinstance(self._given, _Queue):
+            _defaults.streams[device] = self._given
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._before is not None:
-            before, _defaults.streams[self._device] = self._before
-            devices.use_gpu(before.type is gpu)
+        default, device, _defaults.streams[device] = self._before.pop()
+        devices.use_gpu(default.type is gpu)
 
 
 def stream(s: StreamOrDevice) -> StreamContext:

@@ -103,7 +103,8 @@ def isdtype(dtype: Dtype, kind: Dtype | str | tuple[Dtype | str, ...]) -> bool:
     if isinstance(kind, Dtype):
         return dtype is kind
     if not isinstance(kind, str):
-        raise (TypeError if kind is None else ValueError)(f"[isdtype] `kind` must be a dtype, a string, or a tuple of dtypes and strings, got {kind!r}.")
+        error = TypeError if kind is None else ValueError
+        raise error(f"[isdtype] `kind` must be a dtype, a string, or a tuple of dtypes and strings, got {kind!r}.")
     if kind not in _KINDS:
         raise ValueError(f"[isdtype] Unknown data type kind: '{kind}'.")
     return dtype.kind in _KINDS[kind]

@@ -7,7 +7,7 @@ Python numbers that are inputs: `Feed` computes from those of a call what the pr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mlxir.compiler.evaluate import evaluate, executable, family
@@ -64,8 +64,8 @@ class Entry:
     """
 
     __slots__ = (
-        "alternatives", "captured", "code_bytes", "extra", "feed", "hits", "made", "next", "places", "plain", "plan",
-        "program", "rebuild", "result", "returned", "run", "sized",
+        "alternatives", "captured", "code_bytes", "extra", "feed", "hits", "inputs", "made", "next", "places", "plain",
+        "plan", "program", "rebuild", "result", "returned", "run", "sized",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,7 @@ class Entry:
         self.code_bytes = 0
         self.made: Any = None  # the executable, and what it takes behind the arrays of a call
         self.extra: list[Buffer | int] = []
+        self.inputs: frozenset[int] = frozenset()  # numbers of a call that are inputs, by the key it is kept under
         self.hits = 0  # while there are fewer than PLANNED_FROM
         self.plan: tuple[Any, ...] | None = None  # for native code (native/plans.py)
 
@@ -119,14 +120,14 @@ class Entry:
                 self.plan = describe(self)
         return self.plan
 
-    def feeder(self, inputs: Collection[int]) -> Callable[[list], tuple[Buffer, ...] | None]:
-        """What makes the buffers of a call from the values of its numbers that are inputs, the numbers listed in
-        `inputs`; None for values that this entry does not serve.
+    def feeder(self) -> Callable[[list], tuple[Buffer, ...] | None]:
+        """What makes the buffers of a call from the values of its numbers that are inputs; None for values that this
+        entry does not serve.
         """
         feed = self.feed
         if feed is None:
             return lambda given: ()
-        among = {number: i for i, number in enumerate(sorted(inputs))}
+        among = {number: i for i, number in enumerate(sorted(self.inputs))}
         slots = [(symbol, among[number]) for symbol, number in feed.slots]
 
         def fed(given: list) -> tuple[Buffer, ...] | None:

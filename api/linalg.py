@@ -117,7 +117,7 @@ def cross(a: array, b: array, axis: int = -1, *, stream: StreamOrDevice = None) 
     if min(x.ndim, y.ndim) < -at or x.shape[at] not in (2, 3) or y.shape[at] not in (2, 3):
         raise failure(ValueError, "[linalg.cross] The specified axis must have size 2 or 3.")
     u, v = shape.split(x, x.shape[at], at), shape.split(y, y.shape[at], at)
-    u, v = ([*p, elementwise.multiply(p[0], 0)][:3] for p in (u, v))
+    u, v = ([*p, creation.zeros_like(p[0])][:3] for p in (u, v))
     parts = [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]]
     return shape.concatenate(parts, at)
 

@@ -25,6 +25,13 @@ def _physical() -> int:
 _numbers = {"memory": int(0.8 * _physical()), "wired": 0, "reset": 0}
 
 
+def _size(limit: int) -> int:
+    """A number of bytes. Raises TypeError for anything else, as MLX does."""
+    if operator.index(limit) < 0:
+        raise TypeError(f"[memory] a limit is a number of bytes, not {limit!r}")
+    return operator.index(limit)
+
+
 def get_active_memory() -> int:
     """Bytes that live arrays hold: pooled blocks, and memory that NumPy allocated for uncompiled results."""
     return sum([pool.active + pool.foreign for pool in pools])
@@ -53,8 +60,8 @@ def get_cache_memory() -> int:
 
 def set_cache_limit(limit: int) -> int:
     """Bound the bytes kept for reuse; returns the previous bound."""
-    before, knobs.pool_bytes = knobs.pool_bytes, operator.index(limit)
-    if get_cache_memory() > limit:
+    before, knobs.pool_bytes = knobs.pool_bytes, _size(limit)
+    if get_cache_memory() > knobs.pool_bytes:
         clear_cache()
     return before
 
@@ -72,13 +79,13 @@ def get_memory_limit() -> int:
 
 def set_memory_limit(limit: int) -> int:
     """Set the guideline for memory; returns the previous one. As in MLX it is not enforced."""
-    before, _numbers["memory"] = _numbers["memory"], operator.index(limit)
+    before, _numbers["memory"] = _numbers["memory"], _size(limit)
     return before
 
 
 def set_wired_limit(limit: int) -> int:
     """Accepted for programs written for Metal; CPU memory is not wired. Returns the previous value."""
-    before, _numbers["wired"] = _numbers["wired"], operator.index(limit)
+    before, _numbers["wired"] = _numbers["wired"], _size(limit)
     return before
 
 

@@ -222,8 +222,11 @@ def _kernels(fused: Fused, kept: bool = True) -> tuple[dict[str, Kernel], list[O
                 loops[key] = kernels.symbols(_lower(fused, launches[first[key]], BLOCKED, module), key)
                 need(loops[key])
             steps = [s for kernel in loops.values() for s in kernel.steps]
-            imports = {r.symbol: None for kernel in loops.values() for r in kernel.routines}
-            batches.append((loops, threads.submit(cpu.code_of, cpu.llvm_text(module, steps), steps, [*imports])))
+            imports = dict.fromkeys(r for kernel in loops.values() for r in kernel.routines)
+            # Who recalls one of these kernels links the object with all of them.
+            loops = {key: kernel._replace(routines=tuple(imports)) for key, kernel in loops.items()}
+            text, symbols = cpu.llvm_text(module, steps), [r.symbol for r in imports]
+            batches.append((loops, threads.submit(cpu.code_of, text, steps, symbols)))
         for loops, code in batches:
             for key, lowered in loops.items():
                 made = Kernel(lowered, code.result()).unnamed(first[key])

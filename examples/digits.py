@@ -137,7 +137,7 @@ def train(x, y):
 def draw(losses, x, y, predicted, path, rows=6, columns=8):
     """The loss curve beside test digits with their predictions: the mistakes first, in red."""
     figure = Figure(figsize=(14, 6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.3))
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.3))
     axes = left.subplots()
     axes.semilogy(losses, linewidth=0.8)
     axes.set(title="training loss", xlabel="step", ylabel="cross-entropy")

@@ -288,6 +288,8 @@ def attempt(plan, arguments):
     out = env.missed
     if match_call(plan, frame, arguments):
         out = run(plan, frame)
+    else:
+        py.PyErr_Clear()  # Python will meet it again, if it is one
     empty(plan, frame)
     return out
 
@@ -300,13 +302,14 @@ def empty(plan, frame):
 
 
 def compute(plan, frame):
-    """Run the program on the arrays in the frame: its results lie in the frame's buffers."""
+    """Run the program on the arrays in the frame: its results lie in the frame's blocks."""
     if not (feed(plan, frame) and take_memory(plan, frame)):
         return 0
     return launch(plan, frame) if plan[RUN] else 1
 
 
 def run(plan, frame):
+    """The result of a call that the plan serves, as `attempt` has it."""
     if plan[FEED]:
         frame[FED] = py.PyObject_CallOneArg(plan[FEED], frame[NUMBERS])
         if not frame[FED]:

@@ -166,6 +166,7 @@ def evaluated(self, arguments, count):
     done = 1
     for i in range(count):
         if not collect(arguments[i], wanted, 0):
+            py.PyErr_Clear()
             done = 0
             break
     if done and py.PyList_Size(wanted):

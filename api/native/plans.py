@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array as arrays_of_numbers
 import ctypes
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from mlxir.runtime.trees import REGISTERED, children, container_kind, maker
 from ..entries import Entry
 from ..ndarray import array
 from ..random import RandomState
-from ..signatures import Numbers
 from . import form
 
 MOST_WORDS = 1 << 13  # of a frame, which lies on the stack
@@ -307,14 +306,13 @@ def described(
     entry: Entry,
     args: tuple,
     kwargs: dict[str, Any],
-    numbers: Numbers,
-    inputs: Collection[int],
-    count: int,
+    numbers: int,
+    given: int,
     state: tuple[Any, Any],
     hits: ctypes.c_uint64,
 ) -> tuple[Any, ...] | None:
-    """The plan of an entry for calls like one that it serves, whose `count` arrays include those of captured state;
-    the numbers listed in `inputs` are inputs.
+    """The plan of an entry for calls like one that it serves, with so many Python numbers and `given` arrays, those
+    of captured state among them.
     """
     made: Any = entry.made
     extra = list(entry.extra)
@@ -322,7 +320,7 @@ def described(
         made, extra = made.executable, [*extra, made.lengths]
     if entry.program.outputs and not isinstance(made, Executable):
         return None
-    feed = entry.feeder(inputs) if inputs else None
-    call = Call(args, kwargs, [i in inputs for i in range(len(numbers))], feed, count, made, extra, entry.places,
+    feed = entry.feeder() if entry.inputs else None
+    call = Call(args, kwargs, [i in entry.inputs for i in range(numbers)], feed, given, made, extra, entry.places,
                 entry.result, *state, hits)  # fmt: skip
     return plan_of(call)

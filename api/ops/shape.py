@@ -318,6 +318,7 @@ def split(
 ) -> list[array]:
     """Splits along an axis: into equal sections, or at indices."""
     x = check_array("split", a)._value
+    indices = () if isinstance(indices_or_sections, int) else tuple(map(operator.index, indices_or_sections))
     axis = axis_of("split", axis, len(x.shape))
     size = x.shape[axis]
     if isinstance(indices_or_sections, int):
@@ -332,7 +333,7 @@ def split(
             )
         bounds = [i * (size // sections) for i in range(sections + 1)]
     else:
-        bounds = [0, *map(operator.index, indices_or_sections), size]
+        bounds = [0, *indices, size]
     pieces = [slice_bounds(low, high, 1, size) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
     return [wrap(slice_axis(x, axis, low, max(high, low))) for low, high in pieces]
 

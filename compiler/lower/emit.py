@@ -335,9 +335,12 @@ class Emitter:
         return _unflatten(list(operation.results), dtypes, k)
 
     def reduced(self, node: Scalar) -> Reg:
-        """What a reduction combines. A product that is added up becomes part of a multiply-add."""
-        (value,) = node.args
-        if node.data[0].name == "sum" and value.kind == "apply" and value.data[0].name in ("multiply", "square"):
+        """What a reduction combines."""
+        return self.addend(node.data[0], node.args[0])
+
+    def addend(self, record: Primitive, value: Scalar) -> Reg:
+        """A value that a reduction by `record` combines. A product that is added up becomes part of a multiply-add."""
+        if record.name == "sum" and value.kind == "apply" and value.data[0].name in ("multiply", "square"):
             for a in value.args:
                 self.value(a)
             self.k.summand = True

@@ -1,18 +1,17 @@
 """Lowers matmul kernels: `op(a) @ op(b)` with the elementwise operations that follow it.
 
-For a CPU the product is computed by blocks. One step iterates over blocks of C; inside, a register tile (`rows` x
-`vectors` registers of `lanes`) walks over the block, and the operations that follow are applied to the rows it has just
-written to scratch memory:
+For a CPU the product is computed by blocks. One step iterates over blocks of C; in it a routine (gemm_block.py) moves a
+register tile (`rows` x `vectors` registers of `lanes`) over the block, and the operations that follow are applied
+to the rows it has just written to scratch memory:
 
     scf.parallel (%block)                                        batch x column blocks x row blocks
       scf.for (%panel) over K                                    the sums lie in scratch between panels
-        scf.for (%row) scf.for (%column)                         register tiles of the block
-          scf.for (%k) { load b; broadcast a; vector.fma ... }
+        call @mlxir_gemm_block_...                               register tiles of the block
       scf.for (%row) scf.parallel (%column)                      bias, activation, residual, casts -> results
 
 An operand is read in place where its layout suits the tile; else a step before packs it (gemm_pack.py), which takes any
 index map. gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile moves back and overlaps
-the one before: every access is a whole vector inside its buffer, and none is masked. There are two kinds of tile: with
+the one before: every access is a whole vector inside its buffer. There are two kinds of tile: with
 vectors along the columns of C (`b` is read as vectors, `a` as scalars), and with vectors along K, for few rows by a
 transposed matrix. Each element of C is the same sequence of operations whatever the threads are, and is written once.
 """
@@ -262,14 +261,15 @@ class _Blocked:
             what = gemm_block_k(tile.rows, tile.vectors, tile.lanes, *dtypes, self.depth % tile.lanes)
             count = e.constant_index(self.depth // tile.lanes)
         else:
-            what = gemm_block(tile.rows, tile.vectors, tile.lanes, *dtypes, self._skipped())
+            what = gemm_block(tile.rows, tile.vectors, tile.lanes, *dtypes, self._edge())
         call(e, what, [a.buffer, b.buffer, scratch], Block(rows, columns, sums, count).numbers())
 
-    def _skipped(self) -> int:
-        """Vectors of the last column of tiles that the one before has computed; -1: it does not overlap."""
+    def _edge(self) -> int:
+        """Vectors that tiles of the last column compute; 0: as many as others, because they do not overlap."""
         if not _present(self.column_overlap):
-            return -1
-        return 0 if is_symbolic(self.column_overlap) else self.column_overlap // self.tile.lanes
+            return 0
+        known = 0 if is_symbolic(self.column_overlap) else self.column_overlap
+        return self.tile.vectors - known // self.tile.lanes
 
     # -- what follows the product -----------------------------------------------------------------------------------
     def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, first: ir.Value, most: int) -> None:

@@ -106,10 +106,10 @@ def _tiles(
 
 
 @routine
-def gemm_block(rows: int, vectors: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, skipped: int) -> Definition:
-    """(a, b, c; a Block): the last column of tiles leaves out so many vectors, which the one before has computed.
+def gemm_block(rows: int, vectors: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, edge: int) -> Definition:
+    """(a, b, c; a Block). `edge`: vectors that tiles of the last column compute; 0, where it does not move back.
 
-    -1: it does not move back.
+    The others were computed by the column before, and so was a part of the first.
     """
     types = from_name(a_dtype), from_name(b_dtype), from_name(dtype)
     tile = Tile(rows, vectors, lanes)
@@ -117,13 +117,13 @@ def gemm_block(rows: int, vectors: int, lanes: int, a_dtype: str, b_dtype: str, 
     def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
         x = Block.of(numbers)
 
-        def edge(at: Corners) -> None:
+        def at_the_edge(at: Corners) -> None:
             a_at, b_at, corner = at
-            skip = skipped * lanes
+            skip = (vectors - edge) * lanes
             rest = a_at, e.plus(b_at, skip), e.plus(corner, skip)
-            _tile(e, x, tile._replace(vectors=vectors - skipped), types, rest, e.plus(x.c.overlap, -skip))
+            _tile(e, x, tile._replace(vectors=edge), types, rest, e.plus(x.c.overlap, -skip))
 
-        _tiles(e, x, tile, lambda at: _tile(e, x, tile, types, at, None), None if skipped < 0 else edge)
+        _tiles(e, x, tile, lambda at: _tile(e, x, tile, types, at, None), at_the_edge if edge else None)
 
     return Definition(types, NUMBERS, emit)
 

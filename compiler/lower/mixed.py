@@ -67,7 +67,7 @@ class _RowOfMixed(RowEmitter):
         e = self.e
         for root, position, (buffer, kept), op in self.sums:
             at = e.index(position)
-            total = e.combine(op.record, e.recall(buffer, kept, root.dtype, at), e.value(root))
+            total = e.combine(op.record, e.recall(buffer, kept, root.dtype, at), e.addend(op.record, root))
             e.keep(total, buffer, kept, at)
 
 

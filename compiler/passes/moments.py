@@ -18,7 +18,7 @@ from math import prod
 from typing import NamedTuple
 
 from mlxir.compiler.passes.simplify import remove_dead
-from mlxir.compiler.passes.split_reductions import FEW_RESULTS, LARGE
+from mlxir.compiler.passes.split_reductions import FEW_RESULTS, LARGE, replace
 from mlxir.dialects.mlir import Function, Module, Op, Tensor
 from mlxir.dialects.symbolic import is_symbolic
 
@@ -39,10 +39,13 @@ def one_pass_moments(module: Module) -> None:
     main = module.find("main")
     ops, _ = main.read()
     producer = {id(t): op for op in ops for t in op.results}
-    sums = {(id(op.operands[0]), op.attrs["axes"]): op for op in ops if op.record.name == "sum"}
+    sums: dict[tuple[int, tuple[int, ...]], Op] = {}  # so far, by what they sum
     cut: dict[int, tuple[Tensor, Tensor]] = {}  # the first sum -> the array in blocks, and their sums
     for op in ops:
-        parts = _deviations(op, producer) if op.record.name == "sum" else None
+        if op.record.name != "sum":
+            continue
+        sums.setdefault((id(op.operands[0]), op.attrs["axes"]), op)
+        parts = _deviations(op, producer)
         if parts is None:
             continue
         x, centre = parts
@@ -106,8 +109,7 @@ def _in_blocks(main: Function, op: Op, blocks: Blocks) -> tuple[Tensor, Tensor]:
     m = main.builder_before(op.operation)
     x = m.reshaped(op.operands[0], blocks.shape)
     partial = m.sum(x, axes=blocks.inside)
-    op.operation.results[0].replace_all_uses_with(m.sum(partial, axes=(blocks.first,)).value)
-    op.operation.erase()
+    replace(op, m.sum(partial, axes=(blocks.first,)))
     return x, partial
 
 
@@ -127,5 +129,4 @@ def _about_means(main: Function, op: Op, centre: Tensor, blocks: Blocks, x: Tens
     away = m.subtract(mean, m.reshaped(centre, kept))
     between = m.multiply(away, m.add(times(rest, 2), times(away, size)))
     total = m.sum(m.add(squares, between), axes=(blocks.first,))
-    op.operation.results[0].replace_all_uses_with(total.value)
-    op.operation.erase()
+    replace(op, total)

@@ -48,8 +48,15 @@ def split_reductions(module: Module) -> None:
             rest = tuple(range(first + 1, first + 1 + len(inside)))
         (inner,) = m.emit(op.record, [x], {"axes": rest})
         (outer,) = m.emit(op.record, [inner], {"axes": (first,)})
-        op.operation.results[0].replace_all_uses_with(outer.value)
-        op.operation.erase()
+        replace(op, outer)
+
+
+def replace(op: Op, new: Tensor) -> None:
+    """Put `new` in the place of an operation's result, also for operations that have been read already."""
+    (old,) = op.results
+    old.value.replace_all_uses_with(new.value)
+    op.operation.erase()
+    old.value = new.value
 
 
 def is_short(op: Op) -> bool:
@@ -115,5 +122,4 @@ def _split_depth(main: Function, op: Op) -> None:
         return m.moved(m.reshape(x, shape=shape), axis, 0)
 
     parts = m.matmul(batch(a, 0 if ta else 1), batch(b, 1 if tb else 0), ta=ta, tb=tb)
-    op.operation.results[0].replace_all_uses_with(m.sum(parts, axes=(0,)).value)
-    op.operation.erase()
+    replace(op, m.sum(parts, axes=(0,)))

@@ -17,14 +17,13 @@ from collections.abc import Iterator
 
 from mlxir.dialects.mlir import ir
 
-MOST = 4  # decisions that are taken out of one loop: each may double it
-LARGEST = 200  # operations of a loop that may be copied
+LARGEST = 400  # operations of the loops that one loop becomes
 
 
 def unswitch(block: ir.Block) -> None:
     """Unswitch the loops inside `block`, the body of a step's loop, at any depth."""
     for loop in list(_loops(block)):
-        _unswitch(loop, MOST)
+        _unswitch(loop, LARGEST)
 
 
 def _loops(block: ir.Block) -> Iterator[ir.Operation]:
@@ -37,11 +36,11 @@ def _loops(block: ir.Block) -> Iterator[ir.Operation]:
         yield from inner
 
 
-def _unswitch(loop: ir.Operation, most: int) -> None:
+def _unswitch(loop: ir.Operation, room: int) -> None:
     body = loop.regions[0].blocks[0]
-    decisions = [v.operation for v in body.operations if v.operation.name == "scf.if"] if most else []
+    decisions = [v.operation for v in body.operations if v.operation.name == "scf.if"]
     first = next((d for d in decisions if _invariant(d.operands[0], body)), None)
-    if first is None or sum(1 for _ in body.operations) > LARGEST:
+    if first is None or 2 * _size(body) > room:
         return
     condition = _hoisted(first.operands[0], loop, body)
     same = [n for n, d in enumerate(decisions) if _equal(d.operands[0], condition)]
@@ -55,8 +54,13 @@ def _unswitch(loop: ir.Operation, most: int) -> None:
         taken = [v.operation for v in inside.operations if v.operation.name == "scf.if"]
         for n in same:
             _decide(taken[n], side)
-        _unswitch(copy, most - 1)
+        _unswitch(copy, room // 2)
     loop.erase()
+
+
+def _size(block: ir.Block) -> int:
+    inside = [b for view in block.operations for region in view.operation.regions for b in region.blocks]
+    return sum(1 for _ in block.operations) + sum(map(_size, inside))
 
 
 def _decide(branch: ir.Operation, side: int) -> None:
@@ -87,7 +91,9 @@ def _invariant(value: ir.Value, body: ir.Block) -> bool:
     operation = _owner(value, body)
     if operation is None:
         return True
-    return operation.name.startswith("arith.") and all(_invariant(v, body) for v in operation.operands)
+    # A division must stay inside: where the loop is empty, its divisor may be zero.
+    safe = operation.name.startswith("arith.") and "div" not in operation.name and "rem" not in operation.name
+    return safe and all(_invariant(v, body) for v in operation.operands)
 
 
 def _hoisted(value: ir.Value, loop: ir.Operation, body: ir.Block) -> ir.Value:

@@ -123,12 +123,12 @@ class Executable:
 
         It does not wait for the device: reading a result does.
         """
-        device = self._device
+        device, inputs = self._device, len(arguments)
         needed: list[Submission] = []
         table = [self._shared(b, needed) for b in arguments] + [result(shape, dtype) for shape, dtype in self._results]
         table += self._constants
         if not self._steps:
-            return [table[i] for i in self._outputs]
+            return [arguments[i] if i < inputs else table[i] for i in self._outputs]
         scratch = result((self._arena,), dtypes.uint8)
         arena = scratch.pointer
         with device.recording, device.autoreleased(), Commands(device) as commands:
@@ -146,7 +146,6 @@ class Executable:
                     self._on_host(step, arena, table)
             run = Submission(device, commands.hand_over(), table, needed, (self, table, scratch))
             device.submitted(run)
-        inputs = len(arguments)
         return [arguments[i] if i < inputs else LateBuffer(run, i, *self._results[i - inputs]) for i in self._outputs]
 
     def _shared(self, buffer: Buffer, needed: list[Submission]) -> Buffer:

@@ -521,3 +521,24 @@ def test_small_results_share_blocks_that_outlive_each_of_them():
     for b in again:
         b.numpy()[...] = -1
     assert kept.tolist() == [5] * 8
+
+
+def test_numbers_become_inputs_while_another_thread_gets_its_plan(monkeypatch):
+    """An entry's plan takes for inputs what was one when the entry was made."""
+    f = mx.compile(lambda x, k: x * k)
+    cache, x = _caches[f], a(2)
+    mx.eval(x)
+    for _ in range(3):
+        f(x, 1.0)
+    before = cache.plan
+
+    def meanwhile(*arguments):
+        for k in (2.0, 3.0, 4.0, 5.0):  # now k is an input
+            f(x, k)
+        return before(*arguments)
+
+    monkeypatch.setattr(cache, "plan", meanwhile)
+    f(x, 1.0)
+    monkeypatch.undo()
+    for k in (1.0, 6.0, 7.0, 1.0):
+        assert f(x, k).tolist() == [k, k]

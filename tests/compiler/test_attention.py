@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from operands import normal
 
 import mlxir as mx
 from mlxir.compiler import pipeline
 from mlxir.compiler.graph import GraphBuilder, Value, cut
 from mlxir.compiler.passes.fuse import Fused
-from mlxir.dialects.mlir import Module
 from mlxir.runtime.dtypes import bool_, float32
 from mlxir.runtime.knobs import knobs
 
@@ -29,27 +29,7 @@ SHAPES = {  # batch, heads, key heads, rows, keys, features of keys, features of
 CASES = [(name, mask) for name in SHAPES for mask in ("causal", "bool", "sinks")]
 CASES += [(name, mask) for name in ("odd features", "a token") for mask in ("none", "additive", "keys")]
 TOLERANCE = {mx.float32: 2e-6, mx.float16: 2e-3, mx.bfloat16: 1.6e-2, mx.float64: 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fused]]:
-    """The fused programs that a test compiles, here and now, with all IR verified."""
-    found: list[Fused] = []
-    fuse = pipeline.fuse
-
-    def spy(module: Module, **options: Any) -> Fused:
-        found.append(fuse(module, **options))
-        return found[-1]
-
-    monkeypatch.setattr(knobs, "cache_dir", None)
-    monkeypatch.setattr(knobs, "verify", True)
-    monkeypatch.setattr(pipeline, "fuse", spy)
-    yield found
-    knobs.tier = "auto"
-
-
-def normal(*shape: int, dtype: Any = mx.float32, seed: int = 0) -> mx.array:
-    return mx.array(np.random.default_rng([seed, *shape]).standard_normal(shape)).astype(dtype)
+pytestmark = pytest.mark.usefixtures("made")
 
 
 def both(function: Callable[..., Any], *arguments: mx.array) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from operands import normal
 
 import mlxir as mx
-from mlxir.compiler import pipeline
 from mlxir.compiler.passes.fuse import Fused
-from mlxir.dialects.mlir import Module
 from mlxir.runtime.knobs import knobs
 
 TOLERANCE = {mx.float32: 3e-6, mx.float16: 4e-3, mx.bfloat16: 3e-2, mx.float64: 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fused]]:
-    """The fused programs that a test compiles, here and now, with all IR verified."""
-    found: list[Fused] = []
-    fuse = pipeline.fuse
-
-    def spy(module: Module, **options: Any) -> Fused:
-        found.append(fuse(module, **options))
-        return found[-1]
-
-    monkeypatch.setattr(knobs, "cache_dir", None)
-    monkeypatch.setattr(knobs, "verify", True)
-    monkeypatch.setattr(pipeline, "fuse", spy)
-    yield found
-    knobs.tier = "auto"
-
-
-def normal(*shape: int, dtype: Any = mx.float32, seed: int = 0) -> mx.array:
-    return mx.array(np.random.default_rng([seed, *shape]).standard_normal(shape)).astype(dtype)
+pytestmark = pytest.mark.usefixtures("made")
 
 
 def check(function: Callable[..., Any], *arguments: mx.array) -> None:

@@ -68,15 +68,33 @@ def test_a_variance_keeps_what_is_not_finite(value: float) -> None:
     assert np.isnan(run(program(variance((0, 1), x.shape), x.shape), x)[0])
 
 
-def test_deviations_from_something_else_are_not_split_by_a_mean() -> None:
-    """Without the sum of the array itself there is no first pass to save."""
+@pytest.mark.parametrize("order", ["before", "after", "never"])
+def test_deviations_from_something_else(order: str) -> None:
+    """The sum of the array itself may stand before them, behind them, or nowhere."""
 
-    def function(m: OpBuilder, x: Any, s: Any) -> Any:
-        return m.sum(m.square(m.subtract(x, s)), axes=(0, 1))
+    def function(m: OpBuilder, x: Any, s: Any) -> list:
+        sums = [m.sum(x, axes=(0, 1))] if order == "before" else []
+        sums.insert(0, m.sum(m.square(m.subtract(x, s)), axes=(0, 1)))
+        return [*sums, m.sum(x, axes=(0, 1))] if order == "after" else sums
 
     x, s = np.random.default_rng(0).random((1024, 1100), np.float32), np.array([[0.25]], np.float32)
-    (found,) = run(program(function, x.shape, s.shape), x, s)
+    found, *rest = run(program(function, x.shape, s.shape), x, s)
     np.testing.assert_allclose(found, np.square(x.astype(np.float64) - 0.25).sum(), rtol=1e-6)
+    for total in rest:
+        np.testing.assert_allclose(total, x.astype(np.float64).sum(), rtol=1e-6)
+
+
+def test_a_reduction_of_one_that_is_split_is_split() -> None:
+    x = np.random.default_rng(0).random((100, 40_000), np.float32)
+    (found,) = run(program(lambda m, x: m.sum(m.sum(x, axes=(0,)), axes=(0,)), x.shape), x)
+    np.testing.assert_allclose(found, x.sum(dtype=np.float64), rtol=1e-6)
+    x = x[:, :20_000].copy()
+
+    def deviations(m: OpBuilder, x: Any) -> Any:
+        return m.sum(m.square(m.subtract(x, m.sum(x, axes=(0, 1)))), axes=(0, 1))
+
+    (found,) = run(program(deviations, x.shape), x)
+    np.testing.assert_allclose(found, np.square(x - x.sum(dtype=np.float64)).sum(), rtol=1e-6)
 
 
 # -- short reductions --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cases import EVERY, FLOATS, INEXACT, INTS, Row, arrays
+from .cases import EVERY, INEXACT, INTS, Row, arrays
 
 DENSE, TRANSPOSED, STRIDED, REVERSED, BROADCAST = "dense", "transposed", "strided", "reversed", "broadcast"
 # (shape, layout) of operands
@@ -24,19 +24,10 @@ ANY = arrays(EVERY, FORMS, "mixed", "special")
 EDGE = arrays(EVERY, [((33,), DENSE)], "special")  # every special value
 FEW = arrays(EVERY, PLAIN, "mixed")
 
-UNARY = """
-    abs arccos arccosh arcsin arcsinh arctan arctanh bitwise_invert ceil conj conjugate cos cosh degrees erf erfinv exp expm1
-    floor imag isfinite isinf isnan isneginf isposinf log log10 log1p log2 logical_not negative positive radians real
-    reciprocal rsqrt sigmoid sign sin sinh sqrt square stop_gradient tan tanh trunc
-""".split()
-BINARY = """
-    add arctan2 bitwise_and bitwise_or bitwise_xor divide equal greater greater_equal less less_equal logaddexp logical_and
-    logical_or logical_xor maximum minimum multiply not_equal power subtract
-""".split()
-UNARY_METHODS = "abs square sqrt rsqrt reciprocal exp log log2 log10 sin cos log1p conj __abs__ __neg__ __pos__ __invert__".split()
-OPERATORS = """
-    add sub mul truediv pow and_ or_ xor eq ne lt le gt ge iadd isub imul itruediv ipow iand ior ixor
-""".split()
+UNARY = ["abs", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh", "bitwise_invert", "ceil", "conj", "conjugate", "cos", "cosh", "degrees", "erf", "erfinv", "exp", "expm1", "floor", "imag", "isfinite", "isinf", "isnan", "isneginf", "isposinf", "log", "log10", "log1p", "log2", "logical_not", "negative", "positive", "radians", "real", "reciprocal", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "tan", "tanh", "trunc"]
+BINARY = ["add", "arctan2", "bitwise_and", "bitwise_or", "bitwise_xor", "divide", "equal", "greater", "greater_equal", "less", "less_equal", "logaddexp", "logical_and", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "not_equal", "power", "subtract"]
+UNARY_METHODS = ["abs", "square", "sqrt", "rsqrt", "reciprocal", "exp", "log", "log2", "log10", "sin", "cos", "log1p", "conj", "__abs__", "__neg__", "__pos__", "__invert__"]
+OPERATORS = ["add", "sub", "mul", "truediv", "pow", "and_", "or_", "xor", "eq", "ne", "lt", "le", "gt", "ge", "iadd", "isub", "imul", "itruediv", "ipow", "iand", "ior", "ixor"]
 # The process of MLX dies of SIGFPE when an integer is divided by zero.
 DIVISIONS = ["floor_divide", "remainder", "divmod"]
 DIVISION_OPERATORS = ["floordiv", "mod", "ifloordiv", "imod"]
@@ -113,7 +104,7 @@ def reductions() -> list[Row]:
     shapes = [*FORMS, *CUBES, ((2, 0, 3), DENSE), ((257,), DENSE)]
     some = arrays(EVERY, shapes, "mixed", "special", "few")
     for n in ("sum", "prod", "max", "min", "mean", "all", "any", "logsumexp", "median", "minmax"):
-        # MLX never comes back from all and any over an empty axis before others.
+        # MLX hardly comes back from all, any and trace over an empty axis before others.
         operands = [x for x in some if n not in ("all", "any") or "(2, 0, 3)" not in x]
         rows += [Row(n, f"m.{n}({{x}}, {{axis}}, {{k}})", {"x": operands, "axis": AXES, "k": BOOL}, 260)]
         rows += [Row(n, f"m.{n}({{x}}, keepdims=True)", {"x": some}, 40), Row(n, f"m.{n}({{x}})", {"x": ["1", "2.5", "[1, 2]", "np.ones(2)", "None"]}, compiled=False)]
@@ -137,7 +128,7 @@ def reductions() -> list[Row]:
         Row("softmax", "m.softmax({x}, -1)", {"x": arrays((*INTS, "bool_"), shapes, "mixed")}),
         Row("softmax", "m.softmax({x}, {axis}{o})", {"x": arrays(INEXACT, shapes, "mixed", "few"), "axis": AXES, "o": ["", ", precise=True"]}, 200),
         Row("diff", "m.diff({x}, {n}, {axis})", {"x": some, "n": ["0", "1", "2", "n=3", "-1", "9"], "axis": [f"axis={i}" for i in INT_AXIS]}, 120),
-        Row("trace", "m.trace({x}{o})", {"x": some, "o": ["", ", 1", ", -1", ", 0, 1, 0", ", offset=1, axis1=-1, axis2=0", ", dtype=m.float32", ", 0, 0, 0", ", 0, 0, 5"]}, 150),
+        Row("trace", "m.trace({x}{o})", {"x": [x for x in some if "(2, 0, 3)" not in x], "o": ["", ", 1", ", -1", ", 0, 1, 0", ", offset=1, axis1=-1, axis2=0", ", dtype=m.float32", ", 0, 0, 0", ", 0, 0, 5"]}, 150),
     ]  # fmt: skip
     return rows
 
@@ -199,7 +190,7 @@ def shapes() -> list[Row]:
 
 def creation() -> list[Row]:
     dtypes = ["", *[f", m.{d}" for d in EVERY]]
-    numbers = ["0", "3", "-2", "2.5", "0.1", "1e10", "True", "nan", "inf", "np.int32(3)", "np.float32(2.5)", "2**40", "None", "!m.array(3)"]
+    numbers = ["0", "3", "-2", "2.5", "0.1", "1e10", "True", "nan", "inf", "np.int32(3)", "np.float32(2.5)", "2**40", "!None", "!m.array(3)"]
     values = [*SCALARS, "m.array([1, 2])", "m.array(2.5)", "[1, 2]", "None", "'a'", "m.array([1, 2, 3])"]
     lists = ["[]", "[[]]", "[[], []]", "()", "[1, 2.5]", "[True, 2]", "[True, False]", "[1, 1j]", "[[1, 2], [3, 4]]", "[[1], [2, 3]]", "[1, [2]]", "((1, 2), [3, 4])", "[2**31]", "[-2**31]", "[2**63]", "[2**40, 1.5]",
              "[None]", "['a']", "'abc'", "b'abc'", "None", "object()", "range(3)", "{1: 2}", "[m.array(1), 2.5]", "[m.array([1, 2]), m.array([3.0, 4])]", "[m.array([1, 2]), [3, 4]]", "[m.array([1]), m.array([1, 2])]",
@@ -208,7 +199,7 @@ def creation() -> list[Row]:
              "True", "1", "2**31", "2**63", "2**64", "-2**63", "-2**63 - 1", "1.5", "1e300", "inf", "-inf", "nan", "1 + 2j", "m.array([1, 2])", "m.array(1.5)", "np.array([1.5], np.float16)", "np.array([2**63], np.uint64)",
              "np.array([(1, 2)], 'i4,i4')"]  # fmt: skip
     rows = [
-        Row("arange", "m.arange({a}{d})", {"a": [n.replace("None", "!None") for n in numbers], "d": ["", ", dtype=m.float16", ", dtype=m.int8", ", dtype=m.uint64", "!, dtype=m.bool_", ", dtype=m.complex64"]}, 100, False),
+        Row("arange", "m.arange({a}{d})", {"a": numbers, "d": ["", ", dtype=m.float16", ", dtype=m.int8", ", dtype=m.uint64", "!, dtype=m.bool_", ", dtype=m.complex64"]}, 100, False),
         Row("arange", "m.arange({a}, {b}{d})", {"a": numbers, "b": ["5", "0", "-3.5", "7.25", "10", "None"], "d": ["", ", 2", ", 0.5", ", -1", ", 0", ", step=3", ", None", "!, 1, m.bool_", *[f", 1, m.{d}" for d in EVERY if d != "bool_"]]}, 300, False),
         Row("arange", "m.arange({o})", {"o": ["stop=3", "start=1, stop=3", "3, step=2", "3, None, 2", "", "0, 1, 1e-12", "0, 2**33, 2**31", "-0.0, 1.0", "0, 10, nan", "0, 1, 0.1", "0, 1, 0.1, m.float64", "1, 4, 0.7, m.int32", "250, 260, dtype=m.uint8", "0, 300, 100, m.int8"]}, compiled=False),
         Row("linspace", "m.linspace({a}, {b}{o})", {"a": ["0", "1.5", "-3", "True", "!1j", "!m.array(1)", "!None"], "b": ["1", "10", "-2.5", "0"], "o": ["", ", 5", ", 1", ", 0", ", 2, False", ", num=7, endpoint=False", "!, -1", ", 1, False", *[f", 5, dtype=m.{d}" for d in EVERY]]}, 150, False),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .cases import EVERY, FLOATS, INEXACT, INTS, Row, arrays
-from .rows import ANY, AXES, AXIS, CUBES, DENSE, FEW, FORMS, INT_AXIS, REVERSED, SHORT, STRIDED, TRANSPOSED
+from .cases import EVERY, FLOATS, INTS, Row, arrays
+from .rows import CUBES, DENSE, FEW, FORMS, REVERSED, SHORT, STRIDED, TRANSPOSED
 
 HALF = ("float32", "float16", "bfloat16")
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import mlx.core as real
 import pytest
-
-import mlxir
 from differential import deliberate, rows, rows_more, rows_rest
 from differential.cases import Row
 from differential.compare import difference, outcome, short
+
+import mlxir
 from mlxir.runtime.knobs import knobs
 
 EVERYTHING = os.environ.get("MLXIR_DIFFERENTIAL") == "all"

@@ -41,6 +41,20 @@ def test_a_kernel_with_a_template_argument() -> None:
     np.testing.assert_allclose(np.array(y), 3 * np.exp(np.array(x)), rtol=1e-6)
 
 
+def test_a_flag_is_no_number() -> None:
+    kernel = mx.fast.metal_kernel(
+        name="flag", input_names=["x"], output_names=["y"], source="y[0] = x[0] + sizeof(decltype(F));"
+    )
+    found = [
+        kernel(
+            inputs=[mx.zeros(8)], template=[("F", flag)], grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(1,)],
+            output_dtypes=[mx.float32],
+        )[0].item()
+        for flag in (True, 1)
+    ]  # fmt: skip
+    assert found == [1, 4]
+
+
 def test_shapes_and_strides_are_at_hand(capsys: pytest.CaptureFixture) -> None:
     """A number is passed by reference; MLX's elem_to_loc is there."""
     kernel = mx.fast.metal_kernel(

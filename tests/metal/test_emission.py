@@ -30,7 +30,7 @@ from mlxir.runtime.dtypes import (
     uint8,
     uint16,
 )
-from mlxir.runtime.emulator import MetalError, MetalLibrary, unavailable_reason
+from mlxir.runtime.emulator import MetalLibrary, unavailable_reason
 from mlxir.runtime.errors import CompileError
 from mlxir.runtime.trees import leaves, tree_map
 
@@ -472,55 +472,6 @@ def test_golden(name: str, update_golden: bool) -> None:
 def test_text_is_deterministic() -> None:
     program, _ = golden_program("softmax")
     assert compile_metal(program) == compile_metal(golden_program("softmax")[0])
-
-
-BARRIER = "  threadgroup_barrier(mem_flags::mem_threadgroup);"
-MUTATIONS = {
-    "row stride": ("layer_norm", "group * 1000", "group * 999"),
-    "loop bound": ("layer_norm", "j < 1000; j", "j < 999; j"),
-    "tail guard": ("layer_norm", "if (j < 1000)", "if (j < 1001)"),
-    "first barrier": ("layer_norm", f"= v;\n{BARRIER}", "= v;"),
-    "second barrier": ("layer_norm", f"{BARRIER}\n  return v;", "  return v;"),
-    "barrier flags": ("layer_norm", "mem_flags::mem_threadgroup", "mem_flags::mem_none"),
-    "divergent reduction": ("softmax", "  sum0 = simd_sum(sum0);", "  if (lid < 7) sum0 = simd_sum(sum0);"),
-    "vector position": ("vectors", "(in1 + first)", "(in1 + first + 4)"),
-    "misaligned vector": ("vectors", "(out0 + first) =", "(out0 + first + 1) ="),
-    "vector guard": ("vectors", "first + 4 <= 65539", "first < 65539"),
-    "tail": ("vectors", "i < 65539", "i < 65538"),
-    "address space": ("softmax", "device float* out0", "constant float* out0"),
-    "wrong neutral element": ("softmax", "float sum0 = 0.0f", "float sum0 = 1.0f"),
-    "constant output": ("elementwise", "device float* out0", "device const float* out0"),
-    "barrier between updates": ("scatter overlapping multiply", "threadgroup_barrier(mem_flags::mem_device);", ""),
-    "barrier before a read": ("complex long rows", "threadgroup_barrier(mem_flags::mem_threadgroup);", ""),
-    "barrier between levels of a scan": ("cumsum of rows of 1030", BARRIER, ""),
-    "step of a scan": ("cumsum of rows of 1030", "simd_shuffle_up(v9, 2)", "simd_shuffle_up(v9, 3)"),
-    "no atomic sum": ("scatter elements add", "atomic_fetch_add_explicit", "atomic_store_explicit"),
-    "barriers of attention": ("attention by tiles", f"  {BARRIER}\n", ""),
-    "stride of a tile": ("attention by tiles", "b0, kept3 + m * 8, 20", "b0, kept3 + m * 8, 16"),
-    "turned fragment": ("attention by tiles", ", ulong2(0, 0), true);", ");"),
-    "causal mask": ("attention by tiles", " < 1 ? ", " < 2 ? "),
-    "blocks of keys": ("attention by tiles", "k < v0", "k < 1"),
-    "every thread stores": ("complex long rows", "if (lid == 0) ", ""),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mutation", MUTATIONS)
-def test_mutations_are_caught(mutation: str) -> None:
-    """A fault put into a shader does not get past the checks that the cases above pass."""
-    name, old, new = MUTATIONS[mutation]
-    program, arguments = golden_program(name) if name in GOLDEN_ARGUMENTS else program_of(name)
-    text, schedule = compile_metal(program)
-    assert old in text
-    (expected,) = program.run_reference(arguments)
-    try:
-        library = MetalLibrary(text.replace(old, new))
-    except MetalError:
-        return
-    caught = False
-    for order in (0, 1):
-        (found,), reports = run_schedule(schedule, library, arguments, order)
-        caught |= not all(r.clean for r in reports) or not np.allclose(found, expected, 2e-5, 2e-5)
-    assert caught
 
 
 # -- the schedule ------------------------------------------------------------------------------------------------------

@@ -287,6 +287,14 @@ def test_a_run_does_not_wait(device: Device, backend: Recorded) -> None:
     assert backend.count("waitUntilCompleted") == 2
 
 
+def test_a_program_that_returns_its_argument_returns_the_late_one(device: Device) -> None:
+    program, (x,) = executable(device, lambda m, x: m.exp(x), np.zeros(40, np.float32))
+    same, _ = executable(device, lambda m, x: m.stop_gradient(x), np.zeros(40, np.float32))
+    assert same.schedule["steps"] == []
+    (late,) = program.run([x])
+    np.testing.assert_array_equal(same.run([late])[0].numpy(), np.ones(40))
+
+
 def test_few_runs_are_under_way(device: Device, backend: Recorded) -> None:
     """They hold memory: the oldest one is waited for, whose results nobody reads any more."""
     program, (x,) = executable(device, lambda m, x: m.exp(x), np.zeros(40, np.float32))
