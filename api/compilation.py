@@ -185,13 +185,7 @@ class _Cache:
         values: list[Value] = []
         numbers: Numbers = []
         for x in args:
-            if type(x) is array:
-                value = x._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                flatten_argument(x, key, values, numbers)
+            flatten_argument(x, key, values, numbers)
         for name, x in kwargs.items():
             key.append(KEYWORD)
             key.append(name)

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from mlxir.compiler.graph import number_input
+from mlxir.compiler.graph import Value, number_input
 from mlxir.dialects.symbolic import SYMBOLIC
 from mlxir.runtime.dtypes import float32
 from mlxir.runtime.trees import REGISTERED, children, container_kind
@@ -28,42 +28,21 @@ Numbers = list[tuple[int, int | float]]
 """The Python ints and floats among the arguments: (position in the key, value)."""
 
 
-# -- keys: the loops over containers repeat the case of an array, which is most of what a call passes ------------------
+# -- keys -------------------------------------------------------------------------------------------------------------
 def flatten_argument(x: Any, key: list, values: list, numbers: Numbers) -> None:
     """Append a tree of arrays and constants to the key, its arrays to the values; ValueError for other leaves."""
     kind = type(x)
-    if kind is array:
-        value = x._value
-        values.append(value)
-        key.append(value.shape)
-        key.append(value.dtype)
-    elif kind is dict or isinstance(x, dict):
-        key.append(dict)
-        key.append(len(x))
+    if kind is array or isinstance(x, array):
+        _append(x._value, key, values)
+    elif isinstance(x, dict):
+        key += [dict, len(x)]
         for name, item in x.items():
             key.append(name)
-            if type(item) is array:
-                value = item._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                flatten_argument(item, key, values, numbers)
+            flatten_argument(item, key, values, numbers)
     elif isinstance(x, (list, tuple)):
-        key.append(list if isinstance(x, list) else kind)
-        key.append(len(x))
+        key += [list if isinstance(x, list) else kind, len(x)]
         for item in x:
-            if type(item) is array:
-                value = item._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                flatten_argument(item, key, values, numbers)
-    elif isinstance(x, array):
-        values.append(x._value)
-        key.append(x.shape)
-        key.append(x.dtype)
+            flatten_argument(item, key, values, numbers)
     elif kind in REGISTERED:
         items, auxiliary = REGISTERED[kind].flatten(x)
         key += [kind, auxiliary, len(items)]
@@ -92,38 +71,30 @@ def flatten_state(x: Any, key: list, values: list) -> None:
     """Append captured state: its arrays count, leaves of other types are ignored."""
     kind = type(x)
     if kind is array or isinstance(x, array):
-        value = x._value
-    elif kind is dict or isinstance(x, dict):
+        _append(x._value, key, values)
+    elif isinstance(x, dict):
         key.append(len(x))
         for name, item in x.items():
             key.append(name)
-            if type(item) is array:
-                value = item._value
-                values.append(value)
-                key.append(value.shape)
-                key.append(value.dtype)
-            else:
-                flatten_state(item, key, values)
-        return
+            flatten_state(item, key, values)
     elif isinstance(x, (list, tuple)):
         key.append(len(x))
         for item in x:
             flatten_state(item, key, values)
-        return
     elif kind is RandomState:
-        value = x.value
+        _append(x.value, key, values)
     elif kind in REGISTERED:
         items, auxiliary = REGISTERED[kind].flatten(x)
         key += [kind, auxiliary, len(items)]
         for item in items:
             flatten_state(item, key, values)
-        return
     else:
         key.append(None)
-        return
+
+
+def _append(value: Value, key: list, values: list) -> None:
     values.append(value)
-    key.append(value.shape)
-    key.append(value.dtype)
+    key += value.shape, value.dtype
 
 
 def without_sizes(key: Sequence, values: Sequence) -> list:

@@ -122,20 +122,23 @@ class Family:
         """What runs the program for given sizes, compiled at the first that decide as these.
 
         Shaders are made for one size each."""
+        if devices.gpu() is None and (code := self._version(sizes)) is not None:
+            return code.runner(sizes)
+        known = dict(zip(self.texts, self.numbers(*sizes), strict=True))
+        return evaluate.executable(substitute(self.program, lambda n: known[n.text]))
+
+    def _version(self, sizes: list[int]) -> _Code | None:
+        """The code for these sizes: in memory, on disk, or compiled; None where there is none for more than these."""
         if not self._looked:
             self._looked = True
             self._recall()
-        for code in self.versions:
-            if code.serves(sizes):
-                return code.runner(sizes)
-        if devices.gpu() is None and self.generic and len(self.versions) < MOST_VERSIONS:
+        found = next((code for code in self.versions if code.serves(sizes)), None)
+        if found is None and self.generic and len(self.versions) < MOST_VERSIONS:
             with cache.compiling:
-                made = self._compiled(sizes)
-            if made is not None:
-                self.versions.append(made)
-                return made.runner(sizes)
-        known = dict(zip(self.texts, self.numbers(*sizes), strict=True))
-        return evaluate.executable(substitute(self.program, lambda n: known[n.text]))
+                found = self._compiled(sizes)
+            if found is not None:
+                self.versions.append(found)
+        return found
 
     def _compiled(self, sizes: list[int]) -> _Code | None:
         """The code for all sizes that decide as these, None where it would be for these only."""

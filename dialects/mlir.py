@@ -488,5 +488,18 @@ def run_passes(module: Any, pipeline: str) -> None:
 
 
 def to_llvm(module: ir.Module) -> str:
-    """LLVM IR text of a module in the llvm dialect."""
+    """LLVM IR text of a module in the llvm dialect.
+
+    Raises CompileError for operations that the passes left in another one: the translation would end the process.
+    """
+    left: set[str] = set()
+
+    def visit(operation: ir.Operation) -> Any:
+        if not operation.name.startswith(("llvm.", "builtin.")):
+            left.add(operation.name)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    if left:
+        raise CompileError(f"[lower] no LLVM IR for {', '.join(sorted(left))}: a CPU has no such operations")
     return translate_module_to_llvmir(module.operation)

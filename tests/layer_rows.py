@@ -73,20 +73,8 @@ LAYERS = [
     ("nn.Linear(8,5)", (FLAT,)),
     ("nn.Linear(8,5,bias=False)", (FLAT,)),
     ("nn.Linear(4,5)", (LINE,)),
-    (
-        "nn.Bilinear(8,8,5)",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.Bilinear(8,8,5,bias=False)",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
+    ("nn.Bilinear(8,8,5)", (FLAT, FLAT)),
+    ("nn.Bilinear(8,8,5,bias=False)", (FLAT, FLAT)),
     ("nn.Identity(1,2)", (FLAT,)),
     ("nn.Embedding(4,6)", (TOKENS,)),
     ("(lambda e: lambda x: e.as_linear(x))(nn.Embedding(9,8))", (FLAT,)),
@@ -174,223 +162,44 @@ LAYERS = [
     ("nn.RNN(4,5)", (LINE,)),
     ("nn.RNN(4,5,bias=False,nonlinearity=nn.relu)", (LINE,)),
     ("nn.RNN(8,5)", (FLAT,)),
-    (
-        "nn.RNN(4,5)",
-        (
-            LINE,
-            "m.random.normal((2,5))",
-        ),
-    ),
+    ("nn.RNN(4,5)", (LINE, "m.random.normal((2,5))")),
     ("nn.GRU(4,5)", (LINE,)),
     ("nn.GRU(4,5,bias=False)", (LINE,)),
     ("nn.GRU(8,5)", (FLAT,)),
-    (
-        "nn.GRU(4,5)",
-        (
-            LINE,
-            "m.random.normal((2,5))",
-        ),
-    ),
+    ("nn.GRU(4,5)", (LINE, "m.random.normal((2,5))")),
     ("nn.LSTM(4,5)", (LINE,)),
     ("nn.LSTM(4,5,bias=False)", (LINE,)),
     ("nn.LSTM(8,5)", (FLAT,)),
-    (
-        "nn.LSTM(4,5)",
-        (
-            LINE,
-            "m.random.normal((2,5))",
-            "m.random.normal((2,5))",
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,2)",
-        (
-            QUERIES,
-            QUERIES,
-            QUERIES,
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,2)",
-        (
-            QUERIES,
-            KEYS,
-            KEYS,
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,2)",
-        (
-            QUERIES,
-            QUERIES,
-            QUERIES,
-            CAUSAL,
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,4,bias=True)",
-        (
-            QUERIES,
-            QUERIES,
-            QUERIES,
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,4,bias=True)",
-        (
-            QUERIES,
-            KEYS,
-            KEYS,
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,4,bias=True)",
-        (
-            QUERIES,
-            QUERIES,
-            QUERIES,
-            CAUSAL,
-        ),
-    ),
-    (
-        "nn.MultiHeadAttention(8,2,8,6,5,4,10)",
-        (
-            QUERIES,
-            "m.random.normal((2,7,6))",
-            "m.random.normal((2,7,5))",
-        ),
-    ),
-    (
-        "nn.TransformerEncoderLayer(8,2)",
-        (
-            QUERIES,
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerEncoderLayer(8,2)",
-        (
-            QUERIES,
-            CAUSAL,
-        ),
-    ),
-    (
-        "nn.TransformerEncoderLayer(8,2,16,norm_first=False,activation=nn.gelu)",
-        (
-            QUERIES,
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerEncoderLayer(8,2,16,norm_first=False,activation=nn.gelu)",
-        (
-            QUERIES,
-            CAUSAL,
-        ),
-    ),
-    (
-        "nn.TransformerEncoder(2,8,2,16)",
-        (
-            QUERIES,
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerEncoder(2,8,2,16)",
-        (
-            QUERIES,
-            CAUSAL,
-        ),
-    ),
-    (
-        "nn.TransformerEncoder(1,8,2,16,norm_first=False,checkpoint=True)",
-        (
-            QUERIES,
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerEncoder(1,8,2,16,norm_first=False,checkpoint=True)",
-        (
-            QUERIES,
-            CAUSAL,
-        ),
-    ),
-    (
-        "nn.TransformerDecoderLayer(8,2,16)",
-        (
-            QUERIES,
-            KEYS,
-            CAUSAL,
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerDecoder(2,8,2,16)",
-        (
-            QUERIES,
-            KEYS,
-            CAUSAL,
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerDecoder(1,8,2,16,norm_first=False)",
-        (
-            QUERIES,
-            KEYS,
-            CAUSAL,
-            "None",
-        ),
-    ),
-    (
-        "nn.Transformer(8,2,1,1,16)",
-        (
-            QUERIES,
-            QUERIES,
-            "None",
-            CAUSAL,
-            "None",
-        ),
-    ),
-    (
-        "nn.Transformer(8,2,1,2,16,norm_first=False)",
-        (
-            QUERIES,
-            QUERIES,
-            "None",
-            "None",
-            "None",
-        ),
-    ),
-    (
-        "nn.TransformerEncoder(1,8,2,16,dropout=0.3)",
-        (
-            QUERIES,
-            "None",
-        ),
-    ),
+    ("nn.LSTM(4,5)", (LINE, "m.random.normal((2,5))", "m.random.normal((2,5))")),
+    ("nn.MultiHeadAttention(8,2)", (QUERIES, QUERIES, QUERIES)),
+    ("nn.MultiHeadAttention(8,2)", (QUERIES, KEYS, KEYS)),
+    ("nn.MultiHeadAttention(8,2)", (QUERIES, QUERIES, QUERIES, CAUSAL)),
+    ("nn.MultiHeadAttention(8,4,bias=True)", (QUERIES, QUERIES, QUERIES)),
+    ("nn.MultiHeadAttention(8,4,bias=True)", (QUERIES, KEYS, KEYS)),
+    ("nn.MultiHeadAttention(8,4,bias=True)", (QUERIES, QUERIES, QUERIES, CAUSAL)),
+    ("nn.MultiHeadAttention(8,2,8,6,5,4,10)", (QUERIES, "m.random.normal((2,7,6))", "m.random.normal((2,7,5))")),
+    ("nn.TransformerEncoderLayer(8,2)", (QUERIES, "None")),
+    ("nn.TransformerEncoderLayer(8,2)", (QUERIES, CAUSAL)),
+    ("nn.TransformerEncoderLayer(8,2,16,norm_first=False,activation=nn.gelu)", (QUERIES, "None")),
+    ("nn.TransformerEncoderLayer(8,2,16,norm_first=False,activation=nn.gelu)", (QUERIES, CAUSAL)),
+    ("nn.TransformerEncoder(2,8,2,16)", (QUERIES, "None")),
+    ("nn.TransformerEncoder(2,8,2,16)", (QUERIES, CAUSAL)),
+    ("nn.TransformerEncoder(1,8,2,16,norm_first=False,checkpoint=True)", (QUERIES, "None")),
+    ("nn.TransformerEncoder(1,8,2,16,norm_first=False,checkpoint=True)", (QUERIES, CAUSAL)),
+    ("nn.TransformerDecoderLayer(8,2,16)", (QUERIES, KEYS, CAUSAL, "None")),
+    ("nn.TransformerDecoder(2,8,2,16)", (QUERIES, KEYS, CAUSAL, "None")),
+    ("nn.TransformerDecoder(1,8,2,16,norm_first=False)", (QUERIES, KEYS, CAUSAL, "None")),
+    ("nn.Transformer(8,2,1,1,16)", (QUERIES, QUERIES, "None", CAUSAL, "None")),
+    ("nn.Transformer(8,2,1,2,16,norm_first=False)", (QUERIES, QUERIES, "None", "None", "None")),
+    ("nn.TransformerEncoder(1,8,2,16,dropout=0.3)", (QUERIES, "None")),
     ("nn.RoPE(8)", (QUERIES,)),
     ("nn.RoPE(8,traditional=True)", (QUERIES,)),
     ("nn.RoPE(4,base=100,scale=0.5)", (QUERIES,)),
     ("lambda x: nn.RoPE(8)(x,offset=3)", (QUERIES,)),
     ("nn.SinusoidalPositionalEncoding(8)", ("m.arange(5)",)),
     ("nn.ALiBi()", ("m.random.normal((2,4,5,5))",)),
-    (
-        "nn.ALiBi()",
-        (
-            "m.random.normal((2,2,3,7))",
-            "2",
-        ),
-    ),
-    (
-        "nn.ALiBi()",
-        (
-            "m.random.normal((2,8,5,5))",
-            "0",
-            "m.random.normal((5,5))",
-        ),
-    ),
+    ("nn.ALiBi()", ("m.random.normal((2,2,3,7))", "2")),
+    ("nn.ALiBi()", ("m.random.normal((2,8,5,5))", "0", "m.random.normal((5,5))")),
     ("nn.Sequential(nn.Linear(8,6),nn.Tanh(),nn.Linear(6,3))", (FLAT,)),
     ("nn.QuantizedLinear(64,8,group_size=32,bits=2)", (WIDE,)),
     ("nn.QuantizedLinear(64,8,group_size=32,bits=3)", (WIDE,)),
@@ -413,190 +222,35 @@ LAYERS = [
     ("nn.QuantizedShardedToAllLinear(64,8)", (WIDE,)),
 ]
 LOSSES = [
-    (
-        "lambda a,b: nn.losses.cross_entropy(a, m.array([1,0,7]))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.cross_entropy(a, m.softmax(b), reduction='mean')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.cross_entropy(a, m.array([1,0,7]), label_smoothing=0.1, reduction='sum')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.cross_entropy(a, m.array([1,0,7]), weights=m.array([1.,2.,.5]))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.cross_entropy(a, m.softmax(b), axis=0)",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.binary_cross_entropy(a, m.array([[1,0,1,1,0,0,1,0]]*3))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
+    ("lambda a,b: nn.losses.cross_entropy(a, m.array([1,0,7]))", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.cross_entropy(a, m.softmax(b), reduction='mean')", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.cross_entropy(a, m.array([1,0,7]), label_smoothing=0.1, reduction='sum')", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.cross_entropy(a, m.array([1,0,7]), weights=m.array([1.,2.,.5]))", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.cross_entropy(a, m.softmax(b), axis=0)", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.binary_cross_entropy(a, m.array([[1,0,1,1,0,0,1,0]]*3))", (FLAT, FLAT)),
     (
         "lambda a,b: nn.losses.binary_cross_entropy(a, m.array([[1,0,1,1,0,0,1,0]]*3), with_logits=False)",
-        (
-            SHARES,
-            SHARES,
-        ),
+        (SHARES, SHARES),
     ),
-    (
-        "lambda a,b: nn.losses.binary_cross_entropy(a, (b>0), weights=m.abs(b))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.l1_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.mse_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.nll_loss(m.log(m.softmax(a)), m.array([1,2,3]))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.gaussian_nll_loss(a,b,m.abs(a)+.1)",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.gaussian_nll_loss(a,b,m.abs(a),full=True,eps=1e-2,reduction='none')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.kl_div_loss(nn.log_softmax(a),nn.log_softmax(b))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.kl_div_loss(nn.log_softmax(a),nn.log_softmax(b),axis=0,reduction='mean')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.smooth_l1_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.smooth_l1_loss(a,b,beta=0.3,reduction='none')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.triplet_loss",
-        (
-            FLAT,
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,p,n: nn.losses.triplet_loss(a,p,n,p=1,margin=2.0,reduction='mean')",
-        (
-            FLAT,
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.hinge_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.huber_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.huber_loss(a,b,delta=.3,reduction='sum')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.log_cosh_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "nn.losses.cosine_similarity_loss",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.cosine_similarity_loss(a,b,axis=0,reduction='mean')",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
-    (
-        "lambda a,b: nn.losses.margin_ranking_loss(a,b,m.sign(a))",
-        (
-            FLAT,
-            FLAT,
-        ),
-    ),
+    ("lambda a,b: nn.losses.binary_cross_entropy(a, (b>0), weights=m.abs(b))", (FLAT, FLAT)),
+    ("nn.losses.l1_loss", (FLAT, FLAT)),
+    ("nn.losses.mse_loss", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.nll_loss(m.log(m.softmax(a)), m.array([1,2,3]))", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.gaussian_nll_loss(a,b,m.abs(a)+.1)", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.gaussian_nll_loss(a,b,m.abs(a),full=True,eps=1e-2,reduction='none')", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.kl_div_loss(nn.log_softmax(a),nn.log_softmax(b))", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.kl_div_loss(nn.log_softmax(a),nn.log_softmax(b),axis=0,reduction='mean')", (FLAT, FLAT)),
+    ("nn.losses.smooth_l1_loss", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.smooth_l1_loss(a,b,beta=0.3,reduction='none')", (FLAT, FLAT)),
+    ("nn.losses.triplet_loss", (FLAT, FLAT, FLAT)),
+    ("lambda a,p,n: nn.losses.triplet_loss(a,p,n,p=1,margin=2.0,reduction='mean')", (FLAT, FLAT, FLAT)),
+    ("nn.losses.hinge_loss", (FLAT, FLAT)),
+    ("nn.losses.huber_loss", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.huber_loss(a,b,delta=.3,reduction='sum')", (FLAT, FLAT)),
+    ("nn.losses.log_cosh_loss", (FLAT, FLAT)),
+    ("nn.losses.cosine_similarity_loss", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.cosine_similarity_loss(a,b,axis=0,reduction='mean')", (FLAT, FLAT)),
+    ("lambda a,b: nn.losses.margin_ranking_loss(a,b,m.sign(a))", (FLAT, FLAT)),
 ]
 OPTIMIZERS = [
     "o.SGD(1e-1)",

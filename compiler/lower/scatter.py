@@ -38,8 +38,8 @@ _COMBINE: dict[str, Callable[[Any, Reg, Reg], Reg]] = {
     "minimum": lambda k, old, new: k.minimum(old, new),
 }
 _ATOMIC = {
-    ("add", float32): 0, ("add", int32): 1, ("add", uint32): 1, ("maximum", int32): 4, ("maximum", uint32): 5,
-    ("minimum", int32): 7, ("minimum", uint32): 8,
+    ("add", float32): 0, ("add", int32): 1, ("add", uint32): 1, ("maximum", int32): 6, ("maximum", uint32): 7,
+    ("minimum", int32): 10, ("minimum", uint32): 11,
 }  # fmt: skip
 """Updates that a GPU does by an atomic operation of 32 bits, with the `kind` of memref.atomic_rmw."""
 _NEUTRAL: dict[str, Callable[[np.dtype], Any]] = {

@@ -26,7 +26,7 @@ WIDEST_LAST = 100  # ... or as what a statement stores
 SLOTS = 8  # elements of scratch per thread that live in registers
 SHARED_BYTES = (32 - 1) << 10  # of threadgroup memory for scratch; the rest is for reductions
 _ATOMIC = {
-    0: ("add", "float"), 1: ("add", ""), 4: ("max", "int"), 5: ("max", "uint"), 7: ("min", "int"), 8: ("min", "uint"),
+    0: ("add", "float"), 1: ("add", ""), 6: ("max", "int"), 7: ("max", "uint"), 10: ("min", "int"), 11: ("min", "uint"),
 }  # fmt: skip
 """Kind of memref.atomic_rmw -> Metal's function and the type it works on; an integer sum takes the memory's."""
 _STATEMENTS = ("memref.store", "scf.yield", "scf.reduce", "func.return")

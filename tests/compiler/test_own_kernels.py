@@ -9,6 +9,7 @@ from mlxir.compiler.lower.scan import lower_scan
 from mlxir.compiler.lower.scatter import lower_scatter
 from mlxir.dialects.mx import Aval
 from mlxir.runtime.dtypes import bool_, complex64, float16, float32, from_numpy, int32, uint8
+from mlxir.runtime.errors import CompileError
 
 SCANS = {
     "cumsum": np.cumsum, "cumprod": np.cumprod, "cummax": np.maximum.accumulate, "cummin": np.minimum.accumulate,
@@ -53,9 +54,13 @@ def test_scan(name, shape, axis):
 def test_scan_of_other_dtypes(dtype):
     x = (np.random.default_rng(2).integers(0, 3, (2, 140))).astype(dtype.numpy)
     attrs = {"axis": 1, "reverse": False, "inclusive": True}
-    for vectors in (True, False):
-        kernel = scan("cumsum", x.shape, dtype, vectors, **attrs)
-        assert np.array_equal(run(kernel, [x])[0], np.cumsum(x, 1, dtype=x.dtype))
+    assert np.array_equal(run(scan("cumsum", x.shape, dtype, **attrs), [x])[0], np.cumsum(x, 1, dtype=x.dtype))
+
+
+def test_the_form_for_a_gpu_is_refused_on_a_cpu():
+    """Before LLVM sees it, which would end the process."""
+    with pytest.raises(CompileError, match=r"no LLVM IR for gpu\.shuffle"):
+        scan("cumsum", (2, 140), float32, vectors=False, axis=1, reverse=False, inclusive=True)
 
 
 def test_nan_and_infinities_in_a_scan():

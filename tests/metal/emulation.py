@@ -21,7 +21,7 @@ from mlxir.compiler.cache import library_step
 from mlxir.compiler.pipeline import compile_metal
 from mlxir.compiler.program import Program
 from mlxir.runtime.buffers import Block, Buffer
-from mlxir.runtime.emulator import MetalLibrary, Report
+from mlxir.runtime.emulator import MetalError, MetalLibrary, Report
 from mlxir.runtime.emulator.device import EmulatedMetal
 from mlxir.runtime.metal import memory
 from mlxir.runtime.metal.device import Device
@@ -113,3 +113,18 @@ def _renamed(schedule: dict[str, Any], prefix: str) -> dict[str, Any]:
         if "kernel" in step:
             step["kernel"] = prefix + step["kernel"]
     return schedule
+
+
+def caught(
+    text: str, schedule: dict[str, Any], arguments: list[np.ndarray], expected: np.ndarray, tolerance: float = 2e-5
+) -> bool:
+    """Whether the compiler, the checker or the results show that something is wrong."""
+    try:
+        library = MetalLibrary(text)
+    except MetalError:
+        return True
+    for order in (0, 1):
+        (found,), reports = run_schedule(schedule, library, arguments, order)
+        if not all(r.clean for r in reports) or not np.allclose(found, expected, tolerance, tolerance):
+            return True
+    return False

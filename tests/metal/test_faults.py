@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mlxir.compiler.pipeline import compile_metal
 from mlxir.compiler.target import metal, metal_body, metal_memory
 from mlxir.compiler.target.metal_body import Body
-from mlxir.runtime.emulator import MetalError, MetalLibrary, unavailable_reason
+from mlxir.runtime.emulator import unavailable_reason
 
 if unavailable_reason() is None:
-    from metal.emulation import run_schedule
+    from metal.emulation import caught
     from metal.test_emission import GOLDEN_ARGUMENTS, golden_program, program_of
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")
@@ -50,19 +49,6 @@ MUTATIONS = {
     "blocks of keys": ("attention by tiles", "k < v0", "k < 1"),
     "every thread stores": ("complex long rows", "if (lid == 0) ", ""),
 }  # fmt: skip
-
-
-def caught(text: str, schedule: dict[str, Any], arguments: list[np.ndarray], expected: np.ndarray) -> bool:
-    """Whether the compiler, the checker or the results show that something is wrong."""
-    try:
-        library = MetalLibrary(text)
-    except MetalError:
-        return True
-    for order in (0, 1):
-        (found,), reports = run_schedule(schedule, library, arguments, order)
-        if not all(r.clean for r in reports) or not np.allclose(found, expected, 2e-5, 2e-5):
-            return True
-    return False
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)

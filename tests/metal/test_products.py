@@ -9,11 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from metal.emulation import Shaders, run_schedule, traced
+from metal.emulation import Shaders, caught, traced
 
 from mlxir.compiler.pipeline import compile_metal, transformed_program
 from mlxir.runtime.dtypes import float32
-from mlxir.runtime.emulator import MetalError, MetalLibrary, unavailable_reason
+from mlxir.runtime.emulator import unavailable_reason
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=unavailable_reason() or "")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -182,23 +182,11 @@ def _compiled(name: str) -> tuple[str, dict[str, Any], list[np.ndarray], np.ndar
     return *compile_metal(program), arguments, expected
 
 
-def _caught(text: str, schedule: dict[str, Any], arguments: list[np.ndarray], expected: np.ndarray) -> bool:
-    try:
-        library = MetalLibrary(text)
-    except MetalError:
-        return True
-    for order in (0, 1):
-        (found,), reports = run_schedule(schedule, library, arguments, order)
-        if not all(r.clean for r in reports) or not np.allclose(found, expected, 1e-4, 1e-4):
-            return True
-    return False
-
-
 def test_faults_are_caught() -> None:
     """No fault put into the shader of a product gets past the checks that the cases pass."""
     text, *rest = _compiled("edges float32 True True")
-    assert not _caught(text, *rest)
-    assert [name for name, source in _faulty(text).items() if not _caught(source, *rest)] == []
+    assert not caught(text, *rest, tolerance=1e-4)
+    assert [name for name, source in _faulty(text).items() if not caught(source, *rest, tolerance=1e-4)] == []
 
 
 def test_wrong_grids_are_caught() -> None:
@@ -207,4 +195,4 @@ def test_wrong_grids_are_caught() -> None:
     assert (step["grid"], step["threadgroup"]) == ([3, 1, 1], [128, 1, 1])
     for grid, threads in ((2, 128), (4, 128), (3, 64), (3, 96)):
         wrong = {**schedule, "steps": [{**step, "grid": [grid, 1, 1], "threadgroup": [threads, 1, 1]}]}
-        assert _caught(text, wrong, arguments, expected), (grid, threads)
+        assert caught(text, wrong, arguments, expected, tolerance=1e-4), (grid, threads)
