@@ -39,21 +39,23 @@ def outcome(text: str, library: Any, arrays: dict[tuple, Any] | None = None, eva
         return error
 
 
-def difference(theirs: Any, mine: Any) -> str | None:
-    """How the outcome differs from MLX's; None where it does not."""
+def difference(theirs: Any, mine: Any, share: float = 0.0) -> str | None:
+    """How the outcome differs from MLX's; None where it does not. Beside the tolerance, elements may differ by
+    that share of the largest one.
+    """
     if isinstance(theirs, Exception) or isinstance(mine, Exception):
         return _error_difference(theirs, mine)
     if isinstance(theirs, real.array):
-        return _array_difference(theirs, mine)
+        return _array_difference(theirs, mine, share)
     same = True
     if isinstance(theirs, (list, tuple)):
         same = type(theirs) is type(mine) and len(theirs) == len(mine)
         if same:
-            return next((d for a, b in zip(theirs, mine, strict=True) if (d := difference(a, b))), None)
+            return next((d for a, b in zip(theirs, mine, strict=True) if (d := difference(a, b, share))), None)
     elif isinstance(theirs, dict):
         same = isinstance(mine, dict) and set(theirs) == set(mine)
         if same:
-            return next((f"{k}: {d}" for k in theirs if (d := difference(theirs[k], mine[k]))), None)
+            return next((f"{k}: {d}" for k in theirs if (d := difference(theirs[k], mine[k], share))), None)
     elif isinstance(theirs, np.ndarray):
         inexact = theirs.dtype.kind in "fc"
         same = isinstance(mine, np.ndarray) and mine.dtype == theirs.dtype and np.array_equal(mine, theirs, inexact)
@@ -78,7 +80,7 @@ def _error_difference(theirs: Any, mine: Any) -> str | None:
     return f"MLX raises {short(theirs)}, here {short(mine)}"
 
 
-def _array_difference(theirs: Any, mine: Any) -> str | None:
+def _array_difference(theirs: Any, mine: Any, share: float) -> str | None:
     if not isinstance(mine, mlxir.array):
         return f"MLX gives {short(theirs)}, here {short(mine)}"
     dtype = _dtype_name(theirs)
@@ -87,20 +89,21 @@ def _array_difference(theirs: Any, mine: Any) -> str | None:
     want, have = numpy_of(theirs), numpy_of(mine)
     if dtype not in TOLERANCE:
         return None if np.array_equal(want, have) else f"MLX gives {short(theirs)}, here {short(mine)}"
-    close = _close(want.real, have.real, want, dtype)
+    allowed = share * np.where(np.isfinite(want), np.abs(want), 0).max(initial=0)
+    close = _close(want.real, have.real, want, dtype, allowed)
     if dtype == "complex64":
-        close = (close & _close(want.imag, have.imag, want, dtype)) | (np.isnan(want) & np.isnan(have))
+        close = (close & _close(want.imag, have.imag, want, dtype, allowed)) | (np.isnan(want) & np.isnan(have))
     if np.all(close):
         return None
     at = tuple(np.argwhere(~close)[0])
     return f"MLX gives {want[at]} at {tuple(map(int, at))}, here {have[at]} ({dtype})"
 
 
-def _close(want: np.ndarray, have: np.ndarray, whole: np.ndarray, dtype: str) -> np.ndarray:
+def _close(want: np.ndarray, have: np.ndarray, whole: np.ndarray, dtype: str, allowed: float) -> np.ndarray:
     if dtype == "float64":
         want = np.where(np.isfinite(want), want, have)  # MLX computes in float32 what does not overflow here
     with np.errstate(all="ignore"):
-        near = np.abs(want - have) <= TOLERANCE[dtype] * np.maximum(1, np.abs(whole))
+        near = np.abs(want - have) <= np.maximum(TOLERANCE[dtype] * np.maximum(1, np.abs(whole)), allowed)
     return (want == have) | (np.isnan(want) & np.isnan(have)) | (np.isfinite(want) & np.isfinite(have) & near)
 
 

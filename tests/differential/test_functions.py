@@ -54,7 +54,7 @@ def _check(text: str, theirs: Any, mine: Any, wrong: list[str]) -> None:
     found = difference(theirs, mine)
     if found is None:
         return
-    excuse = deliberate.excuse(text, theirs)
+    excuse = deliberate.excuse(text, theirs, mine)
     if excuse is None:
         wrong.append(f"{text}: {found}")
     else:
