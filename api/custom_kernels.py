@@ -21,7 +21,7 @@ from mlxir.runtime.bounded import Bounded
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import Dtype
 
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .ndarray import array, wrap
 from .ops.common import check_array, failure
 
@@ -113,6 +113,7 @@ class _Kernel:
                 f"[metal_kernel] No Metal back-end: mlxir evaluates on the CPU, so the kernel {self._name!r} cannot"
                 " run. Write it with array operations and mx.compile.",
             )
+        check_stream("metal_kernel", stream)
         if len(inputs) != len(self._inputs) or not len(output_shapes) == len(output_dtypes) == len(self._outputs):
             raise failure(
                 ValueError,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import operator
 import os
 import threading
 from typing import Any
@@ -44,7 +45,7 @@ class Device:
     def __init__(self, type: DeviceType, index: int = 0):
         if not isinstance(type, DeviceType):
             raise TypeError(f"[Device] expected a DeviceType, got {type!r}")
-        self._type, self._index = type, index
+        self._type, self._index = type, operator.index(index)
 
     @property
     def type(self) -> DeviceType:
@@ -120,13 +121,33 @@ _defaults = _Defaults()
 
 
 def _device(x: Any, name: str) -> Device:
-    """The device that `x` names. Raises ValueError where it does not exist on this machine."""
-    device = x.device if isinstance(x, _Queue) else Device(x) if isinstance(x, DeviceType) else x
+    """The device that `x` names. Raises TypeError where it names none, ValueError where there is no GPU, and IndexError
+    where the CPU has no such number.
+    """
+    device = Device(x) if isinstance(x, DeviceType) else x
     if not isinstance(device, Device):
-        raise TypeError(f"[{name}] expected a Device, a DeviceType or a Stream, got {x!r}")
+        raise TypeError(f"[{name}] expected a Device or a DeviceType, got {x!r}")
     if not is_available(device):
-        raise ValueError(f"[{name}] {device!r} is not available: mlxir evaluates on the CPU.")
+        if device.type is gpu:
+            raise ValueError(f"[{name}] Cannot get gpu stream without gpu backend: there is no {device!r}.")
+        raise IndexError(f"[{name}] there is no {device!r}")
     return device
+
+
+def _device_of(s: Any, name: str) -> Device:
+    """The device of a stream, or that `s` names."""
+    if not isinstance(s, (_Queue, Device, DeviceType)):
+        raise TypeError(f"[{name}] stream must be a Stream, a Device or a DeviceType, got {s!r}")
+    return _device(s.device if isinstance(s, _Queue) else s, "default_stream")
+
+
+def check_stream(name: str, stream: Any) -> None:
+    """What functions do with `stream=`: one worker evaluates everything, so it must be there, and that is all.
+
+    Raises TypeError where it is none, ValueError or IndexError where its device does not exist.
+    """
+    if stream is not None:
+        _device_of(stream, name)
 
 
 def default_device() -> Device:
@@ -149,6 +170,8 @@ def is_available(device: Device | DeviceType) -> bool:
 
 def device_count(device_type: DeviceType) -> int:
     """How many devices of a type can be used."""
+    if not isinstance(device_type, DeviceType):
+        raise TypeError(f"[device_count] expected a DeviceType, got {device_type!r}")
     return int(is_available(device_type))
 
 
@@ -166,8 +189,6 @@ def device_info(d: Device | DeviceType | None = None) -> dict[str, str | int]:
 
 def default_stream(device: Device | DeviceType) -> Stream | ThreadLocalStream:
     """The default stream of a device."""
-    if isinstance(device, _Queue):
-        raise TypeError(f"[default_stream] expected a Device or a DeviceType, got {device!r}")
     return _defaults.streams[_device(device, "default_stream")]
 
 
@@ -175,7 +196,7 @@ def set_default_stream(stream: Stream | ThreadLocalStream) -> None:
     """Make `stream` the default stream of its device."""
     if not isinstance(stream, _Queue):
         raise TypeError(f"[set_default_stream] expected a Stream, got {stream!r}")
-    _defaults.streams[_device(stream, "set_default_stream")] = stream
+    _defaults.streams[_device(stream.device, "set_default_stream")] = stream
 
 
 def new_stream(device: Device | DeviceType) -> Stream:
@@ -185,7 +206,7 @@ def new_stream(device: Device | DeviceType) -> Stream:
 
 def new_thread_unsafe_stream(device: Device | DeviceType) -> Stream:
     """A new stream meant for one thread only."""
-    return new_stream(device)
+    return Stream(_device(device, "new_thread_unsafe_stream"), next(_numbers))
 
 
 def new_thread_local_stream(device: Device | DeviceType) -> ThreadLocalStream:
@@ -211,7 +232,7 @@ class StreamContext:
         self._before: list[tuple[Device, Device, Any]] = []  # of each entry: the default, the device, its stream
 
     def __enter__(self) -> StreamContext:
-        device = _device(self._given, "stream")
+        device = _device_of(self._given, "stream")
         self._before.append((default_device(), device, default_stream(device)))
         devices.use_gpu(device.type is gpu)
         if isinstance(self._given, _Queue):
@@ -233,8 +254,7 @@ def synchronize(stream: StreamOrDevice = None) -> None:
 
     Raises the first error of it that was not raised here before.
     """
-    if stream is not None:
-        _device(stream, "synchronize")
+    check_stream("synchronize", stream)
     worker.synchronize()
     found = devices.gpu()
     if found is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxir.runtime.dtypes import Dtype
 
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .ndarray import array, wrap
 from .ops.common import check_array, failure
 
@@ -58,31 +58,37 @@ def _alone(name: str, x: array, group: Group | None) -> array:
 
 def all_sum(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """The sum over all processes."""
+    check_stream("all_sum", stream)
     return _alone("all_sum", x, group)
 
 
 def all_max(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """The maximum over all processes."""
+    check_stream("all_max", stream)
     return _alone("all_max", x, group)
 
 
 def all_min(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """The minimum over all processes."""
+    check_stream("all_min", stream)
     return _alone("all_min", x, group)
 
 
 def all_gather(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """The arrays of all processes, joined along the first axis."""
+    check_stream("all_gather", stream)
     return _alone("all_gather", x, group)
 
 
 def sum_scatter(x: array, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """This process's part of the sum over all processes."""
+    check_stream("sum_scatter", stream)
     return _alone("sum_scatter", x, group)
 
 
 def send(x: array, dst: int, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """Send to another process. Raises ValueError: there is none."""
+    check_stream("send", stream)
     check_array("send", x)
     raise failure(ValueError, "[send] Cannot send to a singleton group: mlxir runs as one process.")
 
@@ -91,9 +97,11 @@ def recv(
     shape: Sequence[int], dtype: Dtype, src: int, *, group: Group | None = None, stream: StreamOrDevice = None
 ) -> array:
     """Receive from another process. Raises ValueError: there is none."""
+    check_stream("recv", stream)
     raise failure(ValueError, "[recv] Cannot recv from a singleton group: mlxir runs as one process.")
 
 
 def recv_like(x: array, src: int, *, group: Group | None = None, stream: StreamOrDevice = None) -> array:
     """Receive what has the shape and dtype of `x`. Raises ValueError: there is no other process."""
+    check_stream("recv_like", stream)
     return recv(x.shape, x.dtype, src)

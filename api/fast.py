@@ -7,16 +7,17 @@ import math
 from mlxir.compiler.graph import Value
 from mlxir.dialects.mx import attention
 from mlxir.dialects.mx import elementwise as prim
+from mlxir.dialects.mx import fast as composites
 from mlxir.runtime.dtypes import Dtype, bool_, float32, promote, scalar_dtype
 
 from .custom_kernels import cuda_kernel, metal_kernel, precompiled_cuda_kernel
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .dtype_info import finfo
 from .gated_delta import gated_delta_update
 from .ndarray import array, wrap
 from .ops.common import check_array, failure
 from .ops.indexing import take_along_axis
-from .ops.reduce import logsumexp, mean_value
+from .ops.reduce import logsumexp
 from .ops.shape import text
 from .values import (
     arange,
@@ -26,6 +27,7 @@ from .values import (
     concatenate,
     emit,
     full,
+    record,
     reshape,
     slice_axis,
     unary,
@@ -59,10 +61,11 @@ def _check_norm(name: str, x: Value, **parameters: Value | None) -> Dtype:
     return dtype
 
 
-def _normalised(x: Value, eps: float) -> Value:
-    """`x / sqrt(mean(x * x) + eps)` over the last axis."""
-    power = mean_value(unary(prim.square, x), (len(x.shape) - 1,), True)
-    return binary(prim.multiply, x, unary(prim.rsqrt, binary(prim.add, power, full(eps, (), x.dtype))))
+def _normalised(x: Value, eps: float, centred: bool) -> Value:
+    """`x / sqrt(mean(x * x) + eps)` over the last axis, where `centred` after the mean has been subtracted."""
+    n = x.shape[-1]
+    each, attrs = full(1.0 / n if n else math.inf, (), x.dtype), {"axes": (len(x.shape) - 1,), "centred": centred}
+    return record(composites.normalize, (x, each, full(eps, (), x.dtype)), attrs, x.shape, x.dtype)
 
 
 def _work_dtype(dtype: Dtype) -> Dtype:
@@ -72,10 +75,11 @@ def _work_dtype(dtype: Dtype) -> Dtype:
 
 def rms_norm(x: array, weight: array | None, eps: float, *, stream: StreamOrDevice = None) -> array:
     """Root mean square normalisation of the last axis, scaled by `weight`."""
+    check_stream("rms_norm", stream)
     v = check_array("rms_norm", x)._value
     w = None if weight is None else check_array("rms_norm", weight)._value
     dtype = _check_norm("rms_norm", v, weight=w)
-    out = cast(_normalised(cast(v, _work_dtype(dtype)), eps), dtype)
+    out = cast(_normalised(cast(v, _work_dtype(dtype)), eps, centred=False), dtype)
     return wrap(out if w is None else binary(prim.multiply, out, cast(w, dtype)))
 
 
@@ -83,15 +87,14 @@ def layer_norm(
     x: array, weight: array | None, bias: array | None, eps: float, *, stream: StreamOrDevice = None
 ) -> array:
     """Normalises the last axis to mean 0 and variance 1; then `weight * x + bias`."""
+    check_stream("layer_norm", stream)
     v = check_array("layer_norm", x)._value
     w = None if weight is None else check_array("layer_norm", weight)._value
     b = None if bias is None else check_array("layer_norm", bias)._value
     dtype = _check_norm("layer_norm", v, weight=w, bias=b)
     if w is None:  # then the bias does not count, as in MLX
         dtype = _check_norm("layer_norm", v)
-    wide = cast(v, _work_dtype(dtype))
-    out = binary(prim.subtract, wide, mean_value(wide, (len(wide.shape) - 1,), True))
-    out = cast(_normalised(out, eps), dtype)
+    out = cast(_normalised(cast(v, _work_dtype(dtype)), eps, centred=True), dtype)
     if w is not None:
         out = binary(prim.multiply, out, cast(w, dtype))
     return wrap(out if b is None else binary(prim.add, out, cast(b, dtype)))
@@ -99,6 +102,7 @@ def layer_norm(
 
 def cross_entropy(logits: array, targets: array, *, stream: StreamOrDevice = None) -> array:
     """logsumexp(logits) - logits[target] over the last axis, in float32."""
+    check_stream("cross_entropy", stream)
     x = check_array("cross_entropy", logits)
     t = check_array("cross_entropy", targets)
     if not x.ndim or t.shape != x.shape[:-1]:
@@ -130,6 +134,7 @@ def rope(
 
     Pairs are neighbours (`traditional`) or half of `dims` apart. `offset` is an int, a scalar or one per example.
     """
+    check_stream("rope", stream)
     x = check_array("rope", a)._value
     if len(x.shape) < 3:
         raise failure(
@@ -210,6 +215,7 @@ def scaled_dot_product_attention(
     `mask` is "causal" (aligned at the lower right), a bool or an additive array; `sinks` adds a logit per query head to
     the softmax's sum. The softmax runs in float32.
     """
+    check_stream("scaled_dot_product_attention", stream)
     queries, keys, weights = (check_array("scaled_dot_product_attention", a)._value for a in (q, k, v))
     dtype, heads, groups = _check_attention(queries, keys, weights)
     batch, _, steps, _ = queries.shape

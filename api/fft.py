@@ -15,7 +15,7 @@ from mlxir.dialects.symbolic import as_index
 from mlxir.runtime.dtypes import complex64, float32
 from mlxir.runtime.errors import AxisError
 
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .ndarray import array, wrap
 from .ops import creation, elementwise, indexing, shape
 from .ops.common import check_array, failure
@@ -121,6 +121,7 @@ def _points(n: int | None) -> Axes:
 
 def fft(a: array, n: int | None = None, axis: int = -1, norm: str = "backward", stream: StreamOrDevice = None) -> array:
     """The transform along an axis, cut or padded with zeros to `n` points."""
+    check_stream("fft", stream)
     return _complex("fft", a, _points(n), (axis,), norm, False)
 
 
@@ -128,16 +129,19 @@ def ifft(
     a: array, n: int | None = None, axis: int = -1, norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """The inverse of `fft`."""
+    check_stream("ifft", stream)
     return _complex("ifft", a, _points(n), (axis,), norm, True)
 
 
 def fftn(a: array, s: Axes = None, axes: Axes = None, norm: str = "backward", stream: StreamOrDevice = None) -> array:
     """The transform over several axes (all if None), cut or padded to the sizes `s`."""
+    check_stream("fftn", stream)
     return _complex("fftn", a, s, axes, norm, False)
 
 
 def ifftn(a: array, s: Axes = None, axes: Axes = None, norm: str = "backward", stream: StreamOrDevice = None) -> array:
     """The inverse of `fftn`."""
+    check_stream("ifftn", stream)
     return _complex("ifftn", a, s, axes, norm, True)
 
 
@@ -145,6 +149,7 @@ def fft2(
     a: array, s: Axes = None, axes: Axes = (-2, -1), norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """`fftn` over the last two axes."""
+    check_stream("fft2", stream)
     return _complex("fft2", a, s, axes, norm, False)
 
 
@@ -152,6 +157,7 @@ def ifft2(
     a: array, s: Axes = None, axes: Axes = (-2, -1), norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """The inverse of `fft2`."""
+    check_stream("ifft2", stream)
     return _complex("ifft2", a, s, axes, norm, True)
 
 
@@ -159,6 +165,7 @@ def rfft(
     a: array, n: int | None = None, axis: int = -1, norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """The n // 2 + 1 non-negative frequencies of real values; of complex ones the real part is taken."""
+    check_stream("rfft", stream)
     return _real("rfft", a, _points(n), (axis,), norm)
 
 
@@ -166,16 +173,19 @@ def irfft(
     a: array, n: int | None = None, axis: int = -1, norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """The inverse of `rfft`: `n` real values, 2 (frequencies - 1) if None."""
+    check_stream("irfft", stream)
     return _real_inverse("irfft", a, _points(n), (axis,), norm)
 
 
 def rfftn(a: array, s: Axes = None, axes: Axes = None, norm: str = "backward", stream: StreamOrDevice = None) -> array:
     """`rfft` over the last of `axes`, `fft` over the others."""
+    check_stream("rfftn", stream)
     return _real("rfftn", a, s, axes, norm)
 
 
 def irfftn(a: array, s: Axes = None, axes: Axes = None, norm: str = "backward", stream: StreamOrDevice = None) -> array:
     """The inverse of `rfftn`; the last of `s` counts real values."""
+    check_stream("irfftn", stream)
     return _real_inverse("irfftn", a, s, axes, norm)
 
 
@@ -183,6 +193,7 @@ def rfft2(
     a: array, s: Axes = None, axes: Axes = (-2, -1), norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """`rfftn` over the last two axes."""
+    check_stream("rfft2", stream)
     return _real("rfft2", a, s, axes, norm)
 
 
@@ -190,6 +201,7 @@ def irfft2(
     a: array, s: Axes = None, axes: Axes = (-2, -1), norm: str = "backward", stream: StreamOrDevice = None
 ) -> array:
     """The inverse of `rfft2`."""
+    check_stream("irfft2", stream)
     return _real_inverse("irfft2", a, s, axes, norm)
 
 
@@ -205,6 +217,7 @@ def _check_samples(name: str, n: int, d: float) -> None:
 
 def fftfreq(n: int, d: float = 1.0, stream: StreamOrDevice = None) -> array:
     """The frequency of each result of an `fft` of `n` samples at spacing `d`: float32 (n,)."""
+    check_stream("fftfreq", stream)
     n = as_index(n)
     _check_samples("fftfreq", n, d)
     low, high = creation.arange(0, (n + 1) // 2), creation.arange(-(n // 2), 0)
@@ -213,6 +226,7 @@ def fftfreq(n: int, d: float = 1.0, stream: StreamOrDevice = None) -> array:
 
 def rfftfreq(n: int, d: float = 1.0, stream: StreamOrDevice = None) -> array:
     """The frequency of each result of an `rfft` of `n` samples at spacing `d`: float32 (n // 2 + 1,)."""
+    check_stream("rfftfreq", stream)
     n = as_index(n)
     _check_samples("rfftfreq", n, d)
     return creation.arange(0, n // 2 + 1).astype(float32) * (1 / (n * d))
@@ -229,11 +243,13 @@ def _shifted(name: str, a: array, axes: int | Axes, direction: int) -> array:
 
 def fftshift(a: array, axes: int | Axes = None, stream: StreamOrDevice = None) -> array:
     """Move frequency zero to the centre of the axes (all if None)."""
+    check_stream("fftshift", stream)
     return _shifted("fftshift", a, axes, 1)
 
 
 def ifftshift(a: array, axes: int | Axes = None, stream: StreamOrDevice = None) -> array:
     """The inverse of `fftshift`."""
+    check_stream("ifftshift", stream)
     return _shifted("ifftshift", a, axes, -1)
 
 
@@ -281,6 +297,7 @@ def stft(
     `n_fft` points from `win_length`). With `center` the signal is padded by n_fft // 2 on both sides ("reflect",
     "constant" or "edge"). `onesided` keeps the non-negative frequencies: by default for real signals.
     """
+    check_stream("stft", stream)
     signal = check_array("stft", x)
     hop = n_fft // 4 if hop_length is None else hop_length
     _check_frames("stft", n_fft, hop)
@@ -320,6 +337,7 @@ def istft(
     where `onesided` is False (True if None). `n_fft` follows from the frequencies if None, an even number if
     one-sided; where there are others than belong to it, they are cut or padded with zeros.
     """
+    check_stream("istft", stream)
     spectrum = check_array("istft", stft_matrix)
     if spectrum.ndim < 2:
         raise failure(ValueError, f"[istft] Requires (..., frequencies, frames), got shape {spectrum.shape}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .linalg import solve_triangular
 from .ndarray import array
 from .ops.common import check_array, failure
@@ -37,6 +37,7 @@ def gated_delta_update(
     is False leave the state alone and give zeros. Returns [outputs (B, T, Hv, Dv) in the dtype of q, final state in
     float32]. Raises ValueError for shapes that do not fit.
     """
+    check_stream("gated_delta_update", stream)
     for x in (q, k, v, gamma, beta):
         check_array("gated_delta_update", x)
     groups = _groups(q, k, v, gamma, beta)

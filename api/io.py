@@ -28,7 +28,7 @@ from mlxir.runtime.errors import FormatError
 from mlxir.runtime.files import FileBuffer, Source, check_shape
 
 from . import gguf
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .ndarray import array, wrap
 from .ops.common import check_array, failure
 
@@ -206,6 +206,7 @@ def load(
     (arrays, metadata). Quantised tensors of a gguf file (Q4_0, Q4_1, Q8_0) come as in `quantize`: packed weights,
     `.scales` and `.biases`. Raises RuntimeError or ValueError for files that cannot be opened or are corrupt.
     """
+    check_stream("load", stream)
     if not (_is_path(file) or hasattr(file, "read")):
         raise failure(ValueError, "[load] Input must be a file-like object opened in binary mode, or string")
     name = os.fspath(file) if _is_path(file) else str(getattr(file, "name", "<file>"))  # type: ignore[arg-type]

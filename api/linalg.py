@@ -18,7 +18,7 @@ from mlxir.dialects.mx import linalg as records
 from mlxir.dialects.mx.matrices import alternatives
 from mlxir.runtime.dtypes import Dtype, at_least_float, complex64, float32, float64
 
-from .devices import StreamOrDevice
+from .devices import StreamOrDevice, check_stream
 from .ndarray import array, wrap
 from .ops import creation, elementwise, reduce, shape
 from .ops.common import check_array, failure
@@ -41,6 +41,7 @@ def norm(
 
     Vectors: any number, or +-inf. Matrices: 'fro', 1, -1, inf, -inf, and by singular values 'nuc', 2, -2.
     """
+    check_stream("norm", stream)
     x = check_array("norm", a)._value
     x = cast(x, at_least_float(x.dtype))
     if axis is None:
@@ -112,6 +113,7 @@ def _matrix(x: array, ord: int | float | str, axes: tuple[int, ...], keepdims: b
 
 def cross(a: array, b: array, axis: int = -1, *, stream: StreamOrDevice = None) -> array:
     """Cross product along an axis of size 3; one of size 2 counts as having a third component 0."""
+    check_stream("cross", stream)
     x, y = check_array("linalg.cross", a), check_array("linalg.cross", b)
     at = axis_of("linalg.cross", axis, max(x.ndim, y.ndim)) - max(x.ndim, y.ndim)
     if min(x.ndim, y.ndim) < -at or x.shape[at] not in (2, 3) or y.shape[at] not in (2, 3):
@@ -154,11 +156,13 @@ def _adjoint(x: array) -> array:
 
 def inv(a: array, *, stream: StreamOrDevice = None) -> array:
     """The inverse of square matrices."""
+    check_stream("inv", stream)
     return wrap(emit(records.inv, _matrices("inv", a)))
 
 
 def tri_inv(a: array, upper: bool = False, *, stream: StreamOrDevice = None) -> array:
     """The inverse of triangular matrices; the other triangle is not read."""
+    check_stream("tri_inv", stream)
     x = _matrices("tri_inv", a)
     identity = creation.eye(x.shape[-1], dtype=x.dtype)._value
     return wrap(emit(records.solve_triangular, x, identity, upper=bool(upper)))
@@ -166,6 +170,7 @@ def tri_inv(a: array, upper: bool = False, *, stream: StreamOrDevice = None) -> 
 
 def cholesky_inv(a: array, upper: bool = False, *, stream: StreamOrDevice = None) -> array:
     """The inverse of the matrix whose Cholesky factor is `a`."""
+    check_stream("cholesky_inv", stream)
     _matrices("cholesky_inv", a)
     inverse = tri_inv(a, upper)
     return inverse @ _adjoint(inverse) if upper else _adjoint(inverse) @ inverse
@@ -173,6 +178,7 @@ def cholesky_inv(a: array, upper: bool = False, *, stream: StreamOrDevice = None
 
 def pinv(a: array, *, stream: StreamOrDevice = None) -> array:
     """The Moore-Penrose inverse (columns, rows) of matrices (rows, columns)."""
+    check_stream("pinv", stream)
     return _results(records.pinv, a)[0]
 
 
@@ -186,11 +192,13 @@ def _solution(primitive: Primitive, a: array, b: array, **attrs: bool) -> array:
 
 def solve(a: array, b: array, *, stream: StreamOrDevice = None) -> array:
     """`x` with `a @ x = b`, for a vector `b` or matrices `b`; batch axes broadcast."""
+    check_stream("solve", stream)
     return _solution(records.solve, a, b)
 
 
 def solve_triangular(a: array, b: array, *, upper: bool = False, stream: StreamOrDevice = None) -> array:
     """`x` with `a @ x = b` where `a` is triangular; the other triangle is not read."""
+    check_stream("solve_triangular", stream)
     return _solution(records.solve_triangular, a, b, upper=bool(upper))
 
 
@@ -209,11 +217,13 @@ def _determinant(primitive: Primitive, a: array) -> tuple[array, ...]:
 
 def det(a: array, *, stream: StreamOrDevice = None) -> array:
     """The determinants of square matrices of any real dtype. Their gradient exists for regular matrices."""
+    check_stream("det", stream)
     return _determinant(records.det, a)[0]
 
 
 def slogdet(a: array, *, stream: StreamOrDevice = None) -> tuple[array, array]:
     """The sign of the determinant, and the logarithm of its magnitude (0 and -inf for a singular matrix)."""
+    check_stream("slogdet", stream)
     sign, magnitude = _determinant(records.slogdet, a)
     return sign, magnitude
 
@@ -226,6 +236,7 @@ def cholesky(a: array, upper: bool = False, *, stream: StreamOrDevice = None) ->
 
     The result is not defined where `a` is not positive definite.
     """
+    check_stream("cholesky", stream)
     x = wrap(_matrices("cholesky", a))
     factor = wrap(emit(records.cholesky, (_adjoint(x) if upper else x)._value))
     return _adjoint(factor) if upper else factor
@@ -233,17 +244,20 @@ def cholesky(a: array, upper: bool = False, *, stream: StreamOrDevice = None) ->
 
 def qr(a: array, *, stream: StreamOrDevice = None) -> tuple[array, array]:
     """`a = q @ r` with q (rows, k) of orthonormal columns, r (k, columns) upper triangular, k = min(rows, columns)."""
+    check_stream("qr", stream)
     q, r = _results(records.qr, a)
     return q, r
 
 
 def lu_factor(a: array, *, stream: StreamOrDevice = None) -> tuple[array, array]:
     """Both factors in one matrix, and LAPACK's pivots (uint32): row i was exchanged with row pivots[i]."""
+    check_stream("lu_factor", stream)
     return _results(records.lu, a)[:2]  # type: ignore[return-value]
 
 
 def lu(a: array, *, stream: StreamOrDevice = None) -> tuple[array, array, array]:
     """`p`, `l`, `u` with `a = l[p, :] @ u` (per matrix of the batch); `p` is uint32."""
+    check_stream("lu", stream)
     compact, _, order = _results(records.lu, a)
     *batch, rows, columns = compact.shape
     k, start = min(rows, columns), (0,) * compact.ndim
@@ -259,6 +273,7 @@ def lu(a: array, *, stream: StreamOrDevice = None) -> tuple[array, array, array]
 
 def svd(a: array, compute_uv: bool = True, *, stream: StreamOrDevice = None) -> array | tuple[array, array, array]:
     """`u`, `s`, `vt` with square `u` and `vt`, `s` descending; `s` alone without `compute_uv`."""
+    check_stream("svd", stream)
     if not compute_uv:
         return _results(spectra.singular_values, a)[0]
     u, s, vt = _results(spectra.svd, a)
@@ -275,21 +290,25 @@ def _triangle(name: str, a: array, UPLO: str) -> array:
 
 def eigh(a: array, UPLO: str = "L", *, stream: StreamOrDevice = None) -> tuple[array, array]:
     """Eigenvalues (ascending, real) and orthonormal eigenvectors (columns) of symmetric or Hermitian matrices."""
+    check_stream("eigh", stream)
     values, vectors = _results(spectra.eigh, _triangle("eigh", a, UPLO))
     return values, vectors
 
 
 def eigvalsh(a: array, UPLO: str = "L", *, stream: StreamOrDevice = None) -> array:
     """The eigenvalues alone of symmetric or Hermitian matrices, ascending."""
+    check_stream("eigvalsh", stream)
     return _results(spectra.eigvalsh, _triangle("eigvalsh", a, UPLO))[0]
 
 
 def eig(a: array, *, stream: StreamOrDevice = None) -> tuple[array, array]:
     """Eigenvalues and eigenvectors of unit length (columns) of any square matrices, complex64 always."""
+    check_stream("eig", stream)
     values, vectors = _results(spectra.eig, a)
     return values, vectors
 
 
 def eigvals(a: array, *, stream: StreamOrDevice = None) -> array:
     """The eigenvalues alone of any square matrices, complex64 always."""
+    check_stream("eigvals", stream)
     return eig(a)[0]

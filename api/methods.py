@@ -36,19 +36,19 @@ def _iter(self: array) -> Iterator[array]:
 
 def _astype(self: array, dtype: Dtype, stream: StreamOrDevice = None) -> array:
     """The array converted to `dtype`."""
-    return shape.astype(self, dtype)
+    return shape.astype(self, dtype, stream=stream)
 
 
 def _reshape(self: array, *new: Any, stream: StreamOrDevice = None) -> array:
     """The elements in another shape, given as ints or as one sequence; one dimension may be -1."""
-    return shape.reshape(self, new[0] if len(new) == 1 and not isinstance(new[0], int) else new)
+    return shape.reshape(self, new[0] if len(new) == 1 and not isinstance(new[0], int) else new, stream=stream)
 
 
 def _transpose(self: array, *axes: Any, stream: StreamOrDevice = None) -> array:
     """The axes permuted (ints or one sequence), or reversed."""
     if not axes:
-        return shape.transpose(self)
-    return shape.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
+        return shape.transpose(self, stream=stream)
+    return shape.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes, stream=stream)
 
 
 def _matmul(self: array, other: Any) -> array:
@@ -62,14 +62,14 @@ def _imatmul(self: array, other: Any) -> array:
 
 def _diagonal(self: array, offset: int = 0, axis1: int = 0, axis2: int = 1, stream: StreamOrDevice = None) -> array:
     """The diagonals over two axes."""
-    return shape.diagonal(self, offset, axis1, axis2)
+    return shape.diagonal(self, offset, axis1, axis2, stream)
 
 
 def _split(
     self: array, indices_or_sections: int | Sequence[int], axis: int = 0, *, stream: StreamOrDevice = None
 ) -> list[array]:
     """Equal sections along an axis, or pieces between indices."""
-    return shape.split(self, indices_or_sections, axis)
+    return shape.split(self, indices_or_sections, axis, stream=stream)
 
 
 # Functions whose signature is the method's, under their own name.

@@ -22,6 +22,7 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.runtime.dtypes import Dtype, bfloat16, bool_, complex64, float16, float32, int32, uint32
 
 from . import values
+from .devices import StreamOrDevice, check_stream
 from .linalg import svd
 from .ndarray import array, as_value, wrap
 from .ops import reduce
@@ -138,8 +139,9 @@ def key(seed: int) -> array:
     return wrap(_key_value(seed))
 
 
-def split(key: array, num: int = 2, stream: Any = None) -> array:
+def split(key: array, num: int = 2, stream: StreamOrDevice = None) -> array:
     """`num` independent keys made from one, shape (num, 2)."""
+    check_stream("split", stream)
     return wrap(values.emit(_BITS, _next_key(key), shape=_shape((num, 2)), width=4))
 
 
@@ -200,9 +202,10 @@ def uniform(
     shape: Sequence[int] = (),
     dtype: Dtype | None = float32,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Uniform samples of [low, high), bounds that broadcast to `shape`; ValueError unless `dtype` is a real float."""
+    check_stream("uniform", stream)
     dtype, shape, used = _float("uniform", dtype), _shape(shape), _next_key(key)
     if type(low) is int and type(high) is int and (low, high) == (0, 1):
         return wrap(_unit(shape, dtype, used))
@@ -215,9 +218,10 @@ def normal(
     loc: Any = None,
     scale: Any = None,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Gaussian samples with mean `loc` and standard deviation `scale`; complex ones have variance 1/2 per part."""
+    check_stream("normal", stream)
     dtype, shape, used = _float("normal", dtype, complex_too=True), _shape(shape), _next_key(key)
     if dtype is complex64:
         parts = values.unary(_ERFINV, _symmetric((*shape, 2), used))
@@ -238,13 +242,14 @@ def multivariate_normal(
     shape: Sequence[int] = (),
     dtype: Dtype | None = float32,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Jointly Gaussian samples (..., n) with means (..., n) and positive semi-definite covariances (..., n, n).
 
     `shape` is the batch shape, to which those of `mean` and `cov` broadcast; by default theirs. Raises ValueError for
     shapes that do not fit and for dtypes other than float32.
     """
+    check_stream("multivariate_normal", stream)
     if (dtype or float32) is not float32:
         raise ValueError("[multivariate_normal] dtype must be float32.")
     centre, spread = as_value(mean), values.cast(as_value(cov), float32)
@@ -271,12 +276,13 @@ def randint(
     shape: Sequence[int] = (),
     dtype: Dtype | None = int32,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Integers of [low, high), drawn through a float32 uniform as in MLX: beyond 2**24 not every integer can occur.
 
     Raises ValueError for dtypes that are neither integer nor bool.
     """
+    check_stream("randint", stream)
     dtype = dtype or int32
     if dtype.is_inexact:
         raise ValueError("[randint] randint only accepts integer dtypes and bool.")
@@ -288,8 +294,11 @@ def randint(
     return wrap(values.binary(_MAX, drawn, values.cast(first, dtype)))
 
 
-def bernoulli(p: Any = 0.5, shape: Sequence[int] | None = None, key: array | None = None, stream: Any = None) -> array:
+def bernoulli(
+    p: Any = 0.5, shape: Sequence[int] | None = None, key: array | None = None, stream: StreamOrDevice = None
+) -> array:
     """True with probability `p`; `shape` defaults to that of `p`. Raises ValueError unless `p` is a real float."""
+    check_stream("bernoulli", stream)
     chance = as_value(p)
     if not chance.dtype.is_float:
         raise ValueError("[bernoulli] bernoulli probability `p` must be a float type.")
@@ -308,9 +317,10 @@ def truncated_normal(
     shape: Sequence[int] | None = None,
     dtype: Dtype | None = float32,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Gaussian samples limited to (lower, upper); `shape` defaults to that of the bounds, which broadcast."""
+    check_stream("truncated_normal", stream)
     dtype = _float("trunc_normal", dtype)
     low, high = values.cast(as_value(lower), dtype), values.cast(as_value(upper), dtype)
     shape = values.broadcast_shape("broadcast_shapes", low.shape, high.shape) if shape is None else _shape(shape)
@@ -321,9 +331,10 @@ def truncated_normal(
 
 
 def gumbel(
-    shape: Sequence[int] = (), dtype: Dtype | None = float32, key: array | None = None, stream: Any = None
+    shape: Sequence[int] = (), dtype: Dtype | None = float32, key: array | None = None, stream: StreamOrDevice = None
 ) -> array:
     """Samples of the standard Gumbel distribution."""
+    check_stream("gumbel", stream)
     return wrap(_gumbel(_shape(shape), _float("uniform", dtype), _next_key(key)))
 
 
@@ -337,9 +348,10 @@ def laplace(
     loc: float | None = None,
     scale: float | None = None,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Samples of the Laplace distribution with mean `loc` (0) and scale `scale` (1)."""
+    check_stream("laplace", stream)
     dtype = _float("laplace", dtype)
     u = _symmetric(_shape(shape), _next_key(key))
     samples = values.binary(
@@ -354,7 +366,7 @@ def categorical(
     shape: Sequence[int] | None = None,
     num_samples: int | None = None,
     key: array | None = None,
-    stream: Any = None,
+    stream: StreamOrDevice = None,
 ) -> array:
     """Indices (uint32) drawn from the distributions given by unnormalised log-probabilities along `axis`.
 
@@ -362,6 +374,7 @@ def categorical(
     behind it. Raises ValueError if both are given. As in MLX, draws from a single distribution whose result has an
     axis invert its cumulative sum; all others find the largest sum of logit and Gumbel noise.
     """
+    check_stream("categorical", stream)
     scores = check_array("categorical", logits)._value
     axis = values.axis_of("categorical", axis, len(scores.shape))
     if shape is not None and num_samples is not None:
@@ -397,8 +410,9 @@ def _inverted(logits: Value, shape: Shape, key: Value) -> array:
     return wrap(values.cast(minimum(wrap(reached), last)._value, uint32))
 
 
-def permutation(x: int | array, axis: int = 0, key: array | None = None, stream: Any = None) -> array:
+def permutation(x: int | array, axis: int = 0, key: array | None = None, stream: StreamOrDevice = None) -> array:
     """A random permutation of `range(x)`, or the entries of `x` along `axis` in random order."""
+    check_stream("permutation", stream)
     if isinstance(x, int):
         (n,) = _shape((x,))
         return wrap(_permutation(n, _next_key(key)))

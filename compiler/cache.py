@@ -8,11 +8,14 @@ never meets stale code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,11 +27,14 @@ from mlxir.compiler.program import Program
 from mlxir.compiler.reference import compute
 from mlxir.compiler.target.launcher import prepare
 from mlxir.dialects.mx import RECORDS, Aval
-from mlxir.runtime import store
+from mlxir.runtime import pages, store
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import Executable, Schedule
 from mlxir.runtime.metal.device import Device
 from mlxir.runtime.metal.executable import Executable as MetalExecutable
+
+LONG = 0.2  # seconds; giving the pages back and reading them again takes 7 ms
+SWITCH = 1e-4  # seconds
 
 
 @dataclass
@@ -85,10 +91,26 @@ def executable(program: Program, device: Device | None = None) -> Executable | M
 
 
 def count(seconds: float) -> None:
-    """Count a compilation."""
+    """Count a compilation; a long one can spare the time that it takes to give back what it read of the libraries."""
     with _lock:
         _info.compilations += 1
         _info.compile_seconds += seconds
+    if seconds > LONG:
+        pages.release()
+
+
+@contextlib.contextmanager
+def switching() -> Iterator[None]:
+    """While kernels are lowered here and LLVM compiles others on threads, threads take turns at running Python often.
+
+    Such a thread needs Python's lock behind each of its forty calls of LLVM, and would wait 5 ms each time.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(min(interval, SWITCH))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def _recall(key: tuple) -> Executable | MetalExecutable | None:
@@ -108,7 +130,7 @@ def _from_disk_or_compiled(program: Program) -> Executable:
             _info.disk_hits += 1
         return found
     start = time.perf_counter()
-    with ThreadPoolExecutor(1) as beside:
+    with switching(), ThreadPoolExecutor(1) as beside:
         beside.submit(prepare)  # while MLIR loads
         from mlxir.compiler import pipeline  # lazy: it loads MLIR, which a hit on disk does not need
 

@@ -160,7 +160,8 @@ class Family:
         known = dict(zip(self.texts, self.numbers(*given), strict=True))
         program = _with_lengths(substitute(self.program, lambda n: known[n.text]), len(sizes))
         try:
-            parts, kernels, code = pipeline.compile_generic(program)
+            with cache.switching():
+                parts, kernels, code = pipeline.compile_generic(program)
         except Exception as error:  # whatever has no form for symbolic sizes is compiled for each size instead
             self.generic = False
             self._keep(None, [], False)

@@ -17,6 +17,7 @@ import llvmlite.binding as llvm
 from mlxir import dialects
 from mlxir.runtime import store
 from mlxir.runtime.bounded import Bounded
+from mlxir.runtime.caches import streaming_bytes
 from mlxir.runtime.launch import Object
 
 _objects = Bounded(256)
@@ -24,9 +25,13 @@ kernels = Bounded(4096)
 """The table of compiler/kernels.py, which loads MLIR: it lies here to be cleared without that."""
 
 
-@functools.cache
 def fingerprint() -> bytes:
-    """Of the compiler's sources, of llvmlite and of the host."""
+    """Of the compiler's sources, of llvmlite, of the host, and of what its caches decide."""
+    return _of_sources() + b"%d" % streaming_bytes()
+
+
+@functools.cache
+def _of_sources() -> bytes:
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for folder in (root, Path(dialects.__file__).parent):

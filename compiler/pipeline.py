@@ -115,7 +115,7 @@ def fused(program: Program, observe: Observer, contractions: dict[str, Lowering]
     split_reductions(module)
     module.verify()
     observe("transformed", module.text)
-    made = fuse(module, mixed="mixed" in contractions)
+    made = fuse(module, vectors=contractions is BLOCKED)
     made.module.verify()
     observe("fused", made.module.text)
     return made

@@ -68,6 +68,9 @@ class Knobs:
     """MLXIR_CACHE_ENTRIES: bound of the least-recently-used cache of executables in memory."""
     pool_bytes: int = field(default_factory=lambda: _int("MLXIR_POOL_BYTES", 1 << 30))
     """MLXIR_POOL_BYTES: bytes of free output buffers that are kept for reuse."""
+    stream_bytes: int = field(default_factory=lambda: _int("MLXIR_STREAM_BYTES", 0))
+    """MLXIR_STREAM_BYTES: a kernel that touches so many bytes writes its results past the caches; 0 means twice the
+    last level of cache."""
     explain: bool = field(default_factory=lambda: bool(_int("MLXIR_EXPLAIN", 0)))
     """MLXIR_EXPLAIN: 1 prints, whenever a compiled function is traced again, what its signature differs in."""
     native: bool = field(default_factory=lambda: bool(_int("MLXIR_NATIVE", 1)))

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
-from . import dtypes
+from . import dtypes, pages
 from .buffers import Buffer, allocator, pool
 from .dtypes import Dtype
 from .knobs import knobs
@@ -206,6 +206,7 @@ def linker() -> Any:
             _jit = llvm.create_lljit_compiler(
                 target.create_target_machine(jit=True, codemodel="jitdefault", reloc="pic")
             )
+            pages.release()
         return _jit
 
 

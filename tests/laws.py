@@ -92,6 +92,11 @@ def _conv(
     return Row("conv", [(x, None, "any"), (w, None, "any")], dtypes, {**attrs, "groups": groups, "flip": flip})
 
 
+def _each(count: int) -> Callable[[GraphBuilder, list], list]:
+    """The constants of a normalisation over so many elements."""
+    return lambda m, x: [*x, m.scalar(1 / count, x[0].dtype), m.scalar(1e-3, x[0].dtype)]
+
+
 def _factorisations() -> list[Row]:
     """Matrices of every form; those that are read as symmetric are, and of vectors that may turn their phase the
     magnitudes count.
@@ -243,6 +248,8 @@ TABLE: list[Row] = [
     Row("softmax", [((3, 4, 5), None, "any")], ("float32",), {"axes": (0, 2)}),
     Row("logsumexp", [((4, 37), None, "any")], INEXACT, {"axes": (1,)}),
     Row("logsumexp", [((4, 5, 3), None, "any")], ("float32",), {"axes": (0, 1)}),
+    *[Row("normalize", [((4, 37), None, "any")], FLOATS, {"axes": (1,), "centred": c}, _each(37)) for c in (False, True)],
+    Row("normalize", [((3, 4, 5), None, "any")], ("float32",), {"axes": (0, 2), "centred": True}, _each(15)),
     Row("attention", [((2, 4, 3, 5), None, "any"), ((2, 2, 6, 5), None, "any"), ((2, 2, 6, 4), None, "any"),
         ((2, 1, 3, 6), "bool", "any"), ((1, 4), None, "any")], FLOATS, {**_ATTEND, "causal": False, "swapped": False}),
     Row("attention", [((1, 2, 4, 3), None, "any"), ((1, 2, 5, 3), None, "any"), ((1, 2, 5, 7), None, "any"),

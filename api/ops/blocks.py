@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.ndarray import array
 from mlxir.runtime.dtypes import bool_, promote
 
@@ -47,6 +47,7 @@ def block_masked_mm(
 
     `a` is (..., M, K), `b` (..., K, N); a mask has one entry per block of `block_size`, the last ones may be smaller.
     """
+    check_stream("block_masked_mm", stream)
     x, y = check_array("block_masked_mm", a), check_array("block_masked_mm", b)
     if x.ndim < 2 or y.ndim < 2:
         raise failure(ValueError, f"[block_masked_mm] Operands need 2 axes, got {x.shape} and {y.shape}.")
@@ -61,6 +62,7 @@ def segmented_mm(a: array, b: array, /, segments: array, *, stream: StreamOrDevi
 
     Raises ValueError for operands that are no matrices and for segments that are not pairs of integers.
     """
+    check_stream("segmented_mm", stream)
     x, y, bounds = (check_array("segmented_mm", v) for v in (a, b, segments))
     if not bounds.dtype.is_integer:
         raise failure(ValueError, "[segmented_mm] Got segments with invalid dtype. Segments must be integral.")
@@ -113,6 +115,7 @@ def hadamard_transform(a: array, scale: float | None = None, stream: StreamOrDev
 
     n must be m * 2^k with m in (1, 12, 20, 28), else ValueError. Integers become float32.
     """
+    check_stream("hadamard_transform", stream)
     x = check_array("hadamard_transform", a)
     if not x.dtype.is_inexact:
         x = x.astype(promote(x.dtype, creation.zeros(()).dtype))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import contract as prim
 from mlxir.dialects.mx import elementwise
 from mlxir.dialects.mx.record import Shape
@@ -85,6 +85,7 @@ def matmul_value(a: Value, b: Value, name: str = "matmul") -> Value:
 
 def matmul(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
     """Matrix product of the last two axes; the others broadcast, vectors gain an axis that is dropped again."""
+    check_stream("matmul", stream)
     return wrap(matmul_value(check_array("matmul", a)._value, check_array("matmul", b)._value))
 
 
@@ -92,6 +93,7 @@ def addmm(
     c: array, a: array, b: array, /, alpha: float = 1.0, beta: float = 1.0, *, stream: StreamOrDevice = None
 ) -> array:
     """alpha * (a @ b) + beta * c, where c broadcasts to the product's shape."""
+    check_stream("addmm", stream)
     x, y, z = (check_array("addmm", v)._value for v in (a, b, c))
     dtype = promote(promote(x.dtype, y.dtype), z.dtype)
     if dtype not in INEXACT:
@@ -113,6 +115,7 @@ def addmm(
 
 def inner(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
     """Products of the last axes of all pairs of vectors in `a` and `b`."""
+    check_stream("inner", stream)
     x, y = check_array("inner", a)._value, check_array("inner", b)._value
     if not x.shape or not y.shape:
         x, y = promoted(x, y)
@@ -124,12 +127,14 @@ def inner(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
 
 def outer(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
     """All products of elements of the flattened arrays."""
+    check_stream("outer", stream)
     x, y = promoted(check_array("outer", a)._value, check_array("outer", b)._value)
     return wrap(binary(elementwise.multiply, reshape(x, (size_of(x.shape), 1)), reshape(y, (1, size_of(y.shape)))))
 
 
 def vecdot(a: array, b: array, /, *, axis: int = -1, stream: StreamOrDevice = None) -> array:
     """sum(conj(a) * b) along an axis; the other axes broadcast."""
+    check_stream("vecdot", stream)
     x, y = promoted(check_array("vecdot", a)._value, check_array("vecdot", b)._value)
     if not -min(len(x.shape), len(y.shape)) <= axis < max(len(x.shape), len(y.shape)):
         raise failure(AxisError, "[vecdot] axis is out of bounds.")
@@ -147,6 +152,7 @@ def tensordot(
     a: array, b: array, /, axes: int | Sequence[Sequence[int]] = 2, *, stream: StreamOrDevice = None
 ) -> array:
     """Contracts the last `axes` axes of a with the first of b, or the listed axes of each."""
+    check_stream("tensordot", stream)
     x, y = check_array("tensordot", a)._value, check_array("tensordot", b)._value
     p, q = len(x.shape), len(y.shape)
     if isinstance(axes, int):
@@ -187,6 +193,7 @@ def gather_mm(
     stream: StreamOrDevice = None,
 ) -> array:
     """Products of the matrices of `a` and `b` that index arrays select among their (flattened) batch axes."""
+    check_stream("gather_mm", stream)
     x, y = check_array("gather_mm", a), check_array("gather_mm", b)
     if lhs_indices is None and rhs_indices is None:
         return matmul(x, y)
@@ -337,6 +344,7 @@ def _operands(name: str, subscripts: str, operands: Sequence[Any]) -> tuple[list
 
 def einsum(subscripts: str, *operands: Operand, stream: StreamOrDevice = None) -> array:
     """Einstein summation, e.g. `einsum("bij,jk->bik", x, y)`; contractions run pairwise as matrix products."""
+    check_stream("einsum", stream)
     if not operands:
         raise failure(ValueError, "[einsum] At least one operand is required.")
     pending, output = _operands("einsum", subscripts, operands)

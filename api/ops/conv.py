@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import conv as prim
 from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, wrap
@@ -34,6 +34,7 @@ def conv1d(
     stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """1-d convolution: `(N, L, C_in)` by `(C_out, K, C_in / groups)`; see `conv_general`."""
+    check_stream("conv1d", stream)
     return _forward("conv1d", 1, input, weight, stride, padding, dilation, groups)
 
 
@@ -42,6 +43,7 @@ def conv2d(
     stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """2-d convolution: `(N, H, W, C_in)` by `(C_out, KH, KW, C_in / groups)`; see `conv_general`."""
+    check_stream("conv2d", stream)
     return _forward("conv2d", 2, input, weight, stride, padding, dilation, groups)
 
 
@@ -50,6 +52,7 @@ def conv3d(
     stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """3-d convolution: `(N, D, H, W, C_in)` by `(C_out, KD, KH, KW, C_in / groups)`; see `conv_general`."""
+    check_stream("conv3d", stream)
     return _forward("conv3d", 3, input, weight, stride, padding, dilation, groups)
 
 
@@ -58,6 +61,7 @@ def conv_transpose1d(
     groups: int = 1, *, stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """The transpose of `conv1d` in its input, of `(N, L, C_in)` by `(C_out, K, C_in / groups)`."""
+    check_stream("conv_transpose1d", stream)
     return _transposed("conv_transpose1d", 1, input, weight, stride, padding, dilation, output_padding, groups)
 
 
@@ -66,6 +70,7 @@ def conv_transpose2d(
     output_padding: Sizes = 0, groups: int = 1, *, stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """The transpose of `conv2d` in its input, of `(N, H, W, C_in)` by `(C_out, KH, KW, C_in / groups)`."""
+    check_stream("conv_transpose2d", stream)
     return _transposed("conv_transpose2d", 2, input, weight, stride, padding, dilation, output_padding, groups)
 
 
@@ -74,6 +79,7 @@ def conv_transpose3d(
     output_padding: Sizes = 0, groups: int = 1, *, stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """The transpose of `conv3d` in its input, of `(N, D, H, W, C_in)` by `(C_out, KD, KH, KW, C_in / groups)`."""
+    check_stream("conv_transpose3d", stream)
     return _transposed("conv_transpose3d", 3, input, weight, stride, padding, dilation, output_padding, groups)
 
 
@@ -89,6 +95,7 @@ def conv_general(
     the taps. Raises ValueError for integers and complex numbers, shapes that do not fit, sizes that are not positive,
     and a padded input smaller than the kernel; TypeError for arguments of other types.
     """
+    check_stream("conv_general", stream)
     x, w = _operands("conv_general", input, weight)
     if isinstance(padding, tuple) and len(padding) == 2 and not all(_is_int(p) for p in padding):
         low, high = (_listed("conv_general", "padding", p) for p in padding)
@@ -107,6 +114,7 @@ def convolve(a: array, v: array, /, mode: str = "full", *, stream: StreamOrDevic
 
     Raises ValueError for empty operands, other ranks, integers, and an unknown mode.
     """
+    check_stream("convolve", stream)
     x, w = check_array("convolve", a)._value, check_array("convolve", v)._value
     if len(x.shape) != 1 or len(w.shape) != 1:
         raise failure(ValueError, "[convolve] Inputs must be 1D.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlxir import interop
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import elementwise as prim
 from mlxir.dialects.mx.record import Shape
 from mlxir.dialects.symbolic import as_index
@@ -41,6 +41,7 @@ def full(
     shape: int | Sequence[int], vals: Operand, dtype: Dtype | None = None, *, stream: StreamOrDevice = None
 ) -> array:
     """An array of `shape` filled with a number, or with an array that broadcasts to it, in `dtype` if given."""
+    check_stream("full", stream)
     sizes = _sizes(shape)
     if dtype is not None:
         check_dtype("full", dtype)
@@ -55,28 +56,33 @@ def full(
 
 def zeros(shape: int | Sequence[int], dtype: Dtype | None = float32, *, stream: StreamOrDevice = None) -> array:
     """An array of zeros."""
+    check_stream("zeros", stream)
     return wrap(full_value(0, _sizes(shape), check_dtype("zeros", dtype or float32)))
 
 
 def ones(shape: int | Sequence[int], dtype: Dtype | None = float32, *, stream: StreamOrDevice = None) -> array:
     """An array of ones."""
+    check_stream("ones", stream)
     return wrap(full_value(1, _sizes(shape), check_dtype("ones", dtype or float32)))
 
 
 def zeros_like(a: array, /, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:
     """Zeros of the shape and dtype of `a`."""
+    check_stream("zeros_like", stream)
     x = check_array("zeros_like", a)._value
     return wrap(full_value(0, x.shape, check_dtype("zeros_like", dtype or x.dtype)))
 
 
 def ones_like(a: array, /, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:
     """Ones of the shape and dtype of `a`."""
+    check_stream("ones_like", stream)
     x = check_array("ones_like", a)._value
     return wrap(full_value(1, x.shape, check_dtype("ones_like", dtype or x.dtype)))
 
 
 def full_like(a: array, vals: Operand, dtype: Dtype | None = None, *, stream: StreamOrDevice = None) -> array:
     """An array of the shape and dtype of `a` filled with `vals`."""
+    check_stream("full_like", stream)
     x = check_array("full_like", a)._value
     dtype = dtype or x.dtype
     value = cast(as_value(vals), dtype)
@@ -128,6 +134,7 @@ def arange(
 
     The dtype is int32 for ints (int64 where they need it), else float32.
     """
+    check_stream("arange", stream)
     low: Any = 0 if start is _MISSING or stop in (_MISSING, None) else start
     high: Any = start if stop in (_MISSING, None) else stop
     by: Any = 1 if step is None else step
@@ -160,6 +167,7 @@ def linspace(
     stream: StreamOrDevice = None,
 ) -> array:
     """`num` evenly spaced numbers from `start` to `stop` (without it unless `endpoint`)."""
+    check_stream("linspace", stream)
     num = 50 if num is None else num
     low, high = float(start), float(stop)  # type: ignore[arg-type]
     if num < 0:
@@ -181,6 +189,7 @@ def eye(
     n: int, m: int | None = None, k: int = 0, dtype: Dtype | None = float32, *, stream: StreamOrDevice = None
 ) -> array:
     """An (n, m) matrix with ones on its k-th diagonal."""
+    check_stream("eye", stream)
     m = n if m is None else m
     if n < 0 or m < 0:
         raise failure(ValueError, "[eye] N and M must be positive integers.")
@@ -190,6 +199,7 @@ def eye(
 
 def identity(n: int, dtype: Dtype | None = float32, *, stream: StreamOrDevice = None) -> array:
     """The identity matrix of size n."""
+    check_stream("identity", stream)
     return eye(n, dtype=dtype)
 
 
@@ -197,6 +207,7 @@ def tri(
     n: int, m: int | None = None, k: int = 0, dtype: Dtype | None = None, *, stream: StreamOrDevice = None
 ) -> array:
     """An (n, m) matrix with ones on and below its k-th diagonal."""
+    check_stream("tri", stream)
     column, row = _grid(max(n, 0), max(n if m is None else m, 0), k)
     return wrap(cast(binary(prim.greater_equal, row, column, bool_), dtype or float32))
 
@@ -212,11 +223,13 @@ def _triangle(name: str, x: array, k: int, lower: bool) -> array:
 
 def tril(x: array, k: int = 0, *, stream: StreamOrDevice = None) -> array:
     """`x` with zeros above the k-th diagonal of its last two axes."""
+    check_stream("tril", stream)
     return _triangle("tril", x, k, True)
 
 
 def triu(x: array, k: int = 0, *, stream: StreamOrDevice = None) -> array:
     """`x` with zeros below the k-th diagonal of its last two axes."""
+    check_stream("triu", stream)
     return _triangle("triu", x, k, False)
 
 
@@ -237,21 +250,25 @@ def _window(size: int, coefficients: Sequence[float]) -> array:
 
 def hanning(M: int, *, stream: StreamOrDevice = None) -> array:
     """The Hann window of M points."""
+    check_stream("hanning", stream)
     return _window(M, (0.5, -0.5))
 
 
 def hamming(M: int, *, stream: StreamOrDevice = None) -> array:
     """The Hamming window of M points."""
+    check_stream("hamming", stream)
     return _window(M, (0.54, -0.46))
 
 
 def blackman(M: int, *, stream: StreamOrDevice = None) -> array:
     """The Blackman window of M points."""
+    check_stream("blackman", stream)
     return _window(M, (0.42, -0.5, 0.08))
 
 
 def bartlett(M: int, *, stream: StreamOrDevice = None) -> array:
     """The triangular window of M points."""
+    check_stream("bartlett", stream)
     M = as_index(M)
     if M < 1:
         return zeros((0,))

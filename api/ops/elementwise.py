@@ -11,7 +11,7 @@ import operator
 from typing import Any
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import RECORDS, control
 from mlxir.dialects.mx import elementwise as prim
 from mlxir.ndarray import array, as_value, wrap
@@ -41,6 +41,8 @@ def _inexact(name: str, doc: str, real: bool = False) -> Unary:
     primitive = RECORDS[name]
 
     def function(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x = a._value if type(a) is array else as_value(a)
         dtype = x.dtype
         if dtype not in INEXACT:
@@ -58,6 +60,8 @@ def _same(name: str, doc: str, integers_as_they_are: bool = False, arrays_only: 
     primitive = RECORDS[name]
 
     def function(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x = check_array(name, a)._value if arrays_only else a._value if type(a) is array else as_value(a)
         if integers_as_they_are:
             if x.dtype not in INEXACT:
@@ -102,22 +106,26 @@ trunc = _same("trunc", "a rounded towards zero.", integers_as_they_are=True, arr
 
 def abs(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """Absolute value; float32 for complex numbers."""
+    check_stream("abs", stream)
     x = as_value(a)
     return wrap(unary(prim.abs_, x, float32 if x.dtype.kind == "c" else x.dtype))
 
 
 def negative(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """-a. Raises ValueError for bool."""
+    check_stream("negative", stream)
     return -wrap(as_value(a))
 
 
 def positive(a: array, /, *, stream: StreamOrDevice = None) -> array:
     """a itself, as a new array."""
+    check_stream("positive", stream)
     return wrap(check_array("positive", a)._value)
 
 
 def round(a: Operand, /, decimals: int = 0, stream: StreamOrDevice = None) -> array:
     """Round half to even; with `decimals`, to that many digits behind the point (negative: before it)."""
+    check_stream("round", stream)
     x, decimals = as_value(a), operator.index(decimals)
     if decimals == 0:
         return wrap(unary(prim.round_, x))
@@ -131,11 +139,13 @@ def round(a: Operand, /, decimals: int = 0, stream: StreamOrDevice = None) -> ar
 
 def logical_not(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """Whether a is false (zero)."""
+    check_stream("logical_not", stream)
     return wrap(unary(prim.logical_not, cast(as_value(a), bool_)))
 
 
 def bitwise_invert(a: Operand, stream: StreamOrDevice = None) -> array:
     """Complement of the bits. Raises ValueError for floating-point numbers."""
+    check_stream("bitwise_invert", stream)
     x = as_value(a)
     if x.dtype in INEXACT:
         raise failure(ValueError, "[bitwise_invert] Bitwise inverse only allowed on integer types.")
@@ -144,6 +154,8 @@ def bitwise_invert(a: Operand, stream: StreamOrDevice = None) -> array:
 
 def _scaled(name: str, factor: float, doc: str) -> Unary:
     def function(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x = as_value(a)
         x = cast(x, at_least_float(x.dtype))
         return wrap(binary(prim.multiply, x, full(factor, (), x.dtype)))
@@ -175,18 +187,21 @@ def _is_inf(x: Value) -> Value:
 
 def isnan(a: Operand, stream: StreamOrDevice = None) -> array:
     """Which elements are NaN."""
+    check_stream("isnan", stream)
     x = as_value(a)
     return wrap(_is_nan(x) if x.dtype in INEXACT else _never(x))
 
 
 def isinf(a: Operand, stream: StreamOrDevice = None) -> array:
     """Which elements are infinite."""
+    check_stream("isinf", stream)
     x = as_value(a)
     return wrap(_is_inf(x) if x.dtype in INEXACT else _never(x))
 
 
 def isfinite(a: Operand, stream: StreamOrDevice = None) -> array:
     """Which elements are neither infinite nor NaN."""
+    check_stream("isfinite", stream)
     x = as_value(a)
     if x.dtype not in INEXACT:
         return wrap(unary(prim.logical_not, _never(x)))
@@ -195,12 +210,14 @@ def isfinite(a: Operand, stream: StreamOrDevice = None) -> array:
 
 def isposinf(a: Operand, stream: StreamOrDevice = None) -> array:
     """Which elements are +inf."""
+    check_stream("isposinf", stream)
     x = as_value(a)
     return wrap(binary(prim.equal, x, full(math.inf, (), x.dtype), bool_) if x.dtype in INEXACT else _never(x))
 
 
 def isneginf(a: Operand, stream: StreamOrDevice = None) -> array:
     """Which elements are -inf."""
+    check_stream("isneginf", stream)
     x = as_value(a)
     return wrap(binary(prim.equal, x, full(-math.inf, (), x.dtype), bool_) if x.dtype in INEXACT else _never(x))
 
@@ -217,11 +234,12 @@ def nan_to_num(
     stream: StreamOrDevice = None,
 ) -> array:
     """Replaces NaN by `nan` and infinities by `posinf` / `neginf` (None: the largest finite numbers)."""
+    check_stream("nan_to_num", stream)
     x = as_value(a)
     dtype = x.dtype
     if dtype not in INEXACT:
         return wrap(x)
-    if dtype not in _LARGEST:
+    if dtype not in _LARGEST and (posinf is None or neginf is None):
         raise failure(ValueError, f"[nan_to_num] Does not yet support given type: {dtype.name}.")
     high = _LARGEST[dtype] if posinf is None else posinf
     low = -_LARGEST[dtype] if neginf is None else neginf
@@ -232,18 +250,21 @@ def nan_to_num(
 
 def real(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """The real part; a itself if it is real."""
+    check_stream("real", stream)
     x = as_value(a)
     return wrap(unary(prim.real, x, float32) if x.dtype.kind == "c" else x)
 
 
 def imag(a: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """The imaginary part; zeros if a is real."""
+    check_stream("imag", stream)
     x = as_value(a)
     return wrap(unary(prim.imag, x, float32) if x.dtype.kind == "c" else full(0, x.shape, x.dtype))
 
 
 def conjugate(a: Operand, *, stream: StreamOrDevice = None) -> array:
     """The complex conjugate; a itself if it is real."""
+    check_stream("conjugate", stream)
     x = as_value(a)
     return wrap(unary(prim.conjugate, x) if x.dtype.kind == "c" else x)
 
@@ -253,6 +274,7 @@ conj = conjugate
 
 def stop_gradient(a: array, /, *, stream: StreamOrDevice = None) -> array:
     """The same values, through which no derivative passes."""
+    check_stream("stop_gradient", stream)
     return wrap(unary(control.stop_gradient, check_array("stop_gradient", a)._value))
 
 
@@ -272,6 +294,8 @@ def _binary(name: str, doc: str, result: Dtype | None = None, inexact: bool = Fa
     primitive = RECORDS[name]
 
     def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x, y = operands(a, b)
         dtype = x.dtype
         if y.dtype is not dtype:
@@ -310,6 +334,7 @@ _logaddexp = _binary("logaddexp", "log(exp(a) + exp(b)).", inexact=True)
 
 def logaddexp(a: Operand, b: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """log(exp(a) + exp(b)), without overflow."""
+    check_stream("logaddexp", stream)
     x, y = promoted(*operands(a, b))
     if x.dtype.kind == "c":
         return wrap(complex_logaddexp(x, y))
@@ -329,6 +354,7 @@ def complex_logaddexp(x: Value, y: Value) -> Value:
 
 def divmod(a: Operand, b: Operand, stream: StreamOrDevice = None) -> list[array]:
     """[floor_divide(a, b), remainder(a, b)]."""
+    check_stream("divmod", stream)
     x, y = promoted(*operands(a, b))
     if x.dtype.kind == "c":
         raise failure(ValueError, "[divmod] Complex type not supported.")
@@ -339,6 +365,8 @@ def _logical(name: str, primitive_name: str, doc: str) -> Binary:
     primitive = RECORDS[primitive_name]
 
     def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         return wrap(binary(primitive, cast(as_value(a), bool_), cast(as_value(b), bool_), bool_))
 
     return named(function, name, doc)
@@ -353,6 +381,8 @@ def _bitwise(name: str, doc: str, shift: bool = False) -> Binary:
     primitive = RECORDS[name]
 
     def function(a: Operand, b: Operand, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x, y = operands(a, b)
         dtype = promote(x.dtype, y.dtype)  # of int64 and uint64 it is float32
         if dtype in INEXACT:
@@ -385,12 +415,14 @@ def _select(condition: Value, x: Value, y: Value) -> Value:
 
 def where(condition: Operand, x: Operand, y: Operand, /, *, stream: StreamOrDevice = None) -> array:
     """x where the condition is true (not zero), y elsewhere; the three broadcast."""
+    check_stream("where", stream)
     test = cast(as_value(condition), bool_)
     return wrap(_select(test, *promoted(*operands(x, y))))
 
 
 def clip(a: Operand, /, a_min: Operand | None, a_max: Operand | None, *, stream: StreamOrDevice = None) -> array:
     """a limited to [a_min, a_max]; one of the two may be None."""
+    check_stream("clip", stream)
     if a_min is None and a_max is None:
         raise failure(ValueError, "[clip] At most one of a_min and a_max may be None")
     x = as_value(a)
@@ -416,6 +448,7 @@ def isclose(
     stream: StreamOrDevice = None,
 ) -> array:
     """Whether |a - b| <= atol + rtol * |b|; equal infinities are close, NaN are close where `equal_nan`."""
+    check_stream("isclose", stream)
     x, y = check_array("isclose", a)._value, check_array("isclose", b)._value
     dtype = at_least_float(promote(x.dtype, y.dtype))
     x, y = cast(x, dtype), cast(y, dtype)

@@ -17,7 +17,7 @@ import numpy as np
 from mlxir import interop
 from mlxir.compiler.evaluate import evaluate
 from mlxir.compiler.graph import Value, running
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import elementwise, indexing, scan_sort
 from mlxir.dialects.mx import shape as shapes
 from mlxir.dialects.mx.record import Shape
@@ -449,6 +449,7 @@ def _integral(name: str, indices: Value) -> Value:
 
 def take(a: array, /, indices: int | array, axis: int | None = None, *, stream: StreamOrDevice = None) -> array:
     """The slices at `indices` along an axis (elements of the flattened array if None)."""
+    check_stream("take", stream)
     x = check_array("take", a)._value
     number = _int(indices)
     count = size_of(check_array("take", indices).shape) if number is None else 1
@@ -493,6 +494,7 @@ def _along(name: str, a: array, indices: array, axis: int | None) -> tuple[Value
 
 def take_along_axis(a: array, /, indices: array, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """`out[.., i, ..] = a[.., indices[.., i, ..], ..]`; `a` is flattened if `axis` is None."""
+    check_stream("take_along_axis", stream)
     x, index, axis = _along("take_along_axis", a, indices, axis)
     if x.shape[axis] == 0 and size_of(index.shape):
         raise failure(ValueError, "[take_along_axis] Cannot do a non-empty take from an empty axis.")
@@ -503,6 +505,7 @@ def put_along_axis(
     a: array, /, indices: array, values: array, axis: int | None = None, *, stream: StreamOrDevice = None
 ) -> array:
     """A copy of `a` with `values` at `indices` along an axis (of the flattened array if None); the two broadcast."""
+    check_stream("put_along_axis", stream)
     shape = check_array("put_along_axis", a).shape
     source = cast(check_array("put_along_axis", values)._value, a.dtype)
     x, index, axis = _along("put_along_axis", a, indices, axis)
@@ -552,6 +555,7 @@ def slice(
     a: array, start_indices: array, axes: Sequence[int], slice_size: Sequence[int], *, stream: StreamOrDevice = None
 ) -> array:
     """The block of shape `slice_size` that starts at (dynamic) `start_indices` of `axes` and at 0 of the others."""
+    check_stream("slice", stream)
     x = check_array("slice", a)._value
     sizes = shape_of("slice", slice_size)
     at, starts = _starts("slice", check_array("slice", start_indices), axes, len(x.shape))
@@ -569,6 +573,7 @@ def slice_update(
 
     Leading axes that `update` lacks are repeated over the whole of `a`, unless they have a start index.
     """
+    check_stream("slice_update", stream)
     x = check_array("slice_update", a)._value
     source = cast(check_array("slice_update", update)._value, x.dtype)
     at, starts = _starts("slice_update", check_array("slice_update", start_indices), axes, len(x.shape))

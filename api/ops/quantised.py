@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import quantised as records
 from mlxir.ndarray import array, wrap
 from mlxir.runtime.dtypes import Dtype, bfloat16, float16, float32, float64, promote, uint8, uint16, uint32
@@ -119,6 +119,7 @@ def _from_e8m0(code: array) -> array:
 
 def to_fp8(x: array, *, stream: StreamOrDevice = None) -> array:
     """Floating-point values as e4m3 in uint8: nearest, ties to even; larger ones become the largest, 448."""
+    check_stream("to_fp8", stream)
     value = check_array("to_fp8", x)
     if not value.dtype.is_inexact or value.dtype.kind == "c":
         raise failure(
@@ -129,6 +130,7 @@ def to_fp8(x: array, *, stream: StreamOrDevice = None) -> array:
 
 def from_fp8(x: array, dtype: Dtype = bfloat16, *, stream: StreamOrDevice = None) -> array:
     """e4m3 codes (uint8) as values of a floating dtype."""
+    check_stream("from_fp8", stream)
     code = check_array("from_fp8", x)
     if code.dtype is not uint8:
         raise failure(ValueError, f"[from_fp8] Input must have type uint8 but x.dtype() == {code.dtype.name}.")
@@ -223,6 +225,7 @@ def quantize(
 
     Raises ValueError for other sizes, for fewer than two axes, and where n is no multiple of the group size.
     """
+    check_stream("quantize", stream)
     x = check_array("quantize", w)
     form, size, width = _chosen("quantize", mode, group_size, bits)
     if not x.dtype.is_inexact or x.dtype.kind == "c" or x.dtype is float64:
@@ -302,6 +305,7 @@ def dequantize(
     stream: StreamOrDevice = None,
 ) -> array:
     """The values that `quantize` packed: of `dtype`, or the scales' (affine) or bfloat16 (the other modes)."""
+    check_stream("dequantize", stream)
     form, size, width = _chosen("dequantize", mode, group_size, bits)
     _check_packed(
         "dequantize", check_array("dequantize", w), check_array("dequantize", scales), biases, form, size, width
@@ -357,6 +361,7 @@ def quantized_matmul(
     stream: StreamOrDevice = None,
 ) -> array:
     """`x @ w.T` (`x @ w` without `transpose`) for a quantised `w`; the batch axes broadcast."""
+    check_stream("quantized_matmul", stream)
     return contract.matmul(*_weights("quantized_matmul", x, w, scales, biases, transpose, mode, group_size, bits))
 
 
@@ -378,6 +383,7 @@ def gather_qmm(
     stream: StreamOrDevice = None,
 ) -> array:
     """`gather_mm` with a quantised right side."""
+    check_stream("gather_qmm", stream)
     left, right = _weights("gather_qmm", x, w, scales, biases, transpose, mode, group_size, bits, global_scale)
     return contract.gather_mm(left, right, lhs_indices, rhs_indices, sorted_indices=sorted_indices)
 
@@ -413,6 +419,7 @@ def qqmm(
     stream: StreamOrDevice = None,
 ) -> array:
     """`x @ w.T` with both sides quantised ("nvfp4" or "mxfp8"); `w` is quantised here unless `scales` says it is."""
+    check_stream("qqmm", stream)
     return contract.matmul(*_both("qqmm", x, w, scales, group_size, bits, mode, global_scale_x, global_scale_w))
 
 
@@ -433,5 +440,6 @@ def gather_qqmm(
     stream: StreamOrDevice = None,
 ) -> array:
     """`gather_mm` with both sides quantised, as in `qqmm`."""
+    check_stream("gather_qqmm", stream)
     left, right = _both("gather_qqmm", x, w, scales, group_size, bits, mode, global_scale_x, global_scale_w)
     return contract.gather_mm(left, right, lhs_indices, rhs_indices, sorted_indices=sorted_indices)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import RECORDS, Primitive, fast, scan_sort
 from mlxir.dialects.mx import elementwise as prim
 from mlxir.dialects.mx import reduce as reductions
@@ -82,6 +82,8 @@ def _reduction(name: str, doc: str, widened: bool = False, logical: bool = False
     primitive = RECORDS[name]
 
     def function(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x = check_array(name, a)._value
         axes = axes_of(name, axis, len(x.shape))
         if logical:
@@ -107,17 +109,20 @@ def minmax(
     a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None
 ) -> tuple[array, array]:
     """(min, max) over axes."""
+    check_stream("minmax", stream)
     return min(a, axis, keepdims), max(a, axis, keepdims)
 
 
 def count_nonzero(a: array, /, *, axis: Axis = None, keepdims: bool = False, stream: StreamOrDevice = None) -> array:
     """Number of elements that are not zero (int32)."""
+    check_stream("count_nonzero", stream)
     counted = cast(check_array("count_nonzero", a)._value, bool_)
     return sum(wrap(cast(counted, int32)), axis, keepdims)
 
 
 def array_equal(a: Operand, b: Operand, equal_nan: bool = False, stream: StreamOrDevice = None) -> array:
     """Whether shapes and all elements are equal (a bool array of shape ())."""
+    check_stream("array_equal", stream)
     x, y = operands(a, b)
     if x.shape != y.shape:
         return wrap(full(False, (), bool_))
@@ -140,6 +145,7 @@ def allclose(
     stream: StreamOrDevice = None,
 ) -> array:
     """Whether all elements are close; see `isclose`."""
+    check_stream("allclose", stream)
     return all(isclose(a, b, rtol, atol, equal_nan=equal_nan))
 
 
@@ -154,6 +160,7 @@ def mean_value(x: Value, axes: Shape, keepdims: bool = False, ddof: int = 0) -> 
 
 def mean(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
     """Average over axes; float32 for integers."""
+    check_stream("mean", stream)
     x = check_array("mean", a)._value
     x = cast(x, at_least_float(x.dtype))
     return wrap(mean_value(x, axes_of("mean", axis, len(x.shape)), keepdims))
@@ -178,6 +185,7 @@ def var(
     stream: StreamOrDevice = None,
 ) -> array:
     """Variance over axes; divides by n - ddof (`correction` is another name of `ddof`)."""
+    check_stream("var", stream)
     x = check_array("var", a)._value
     x = cast(x, at_least_float(x.dtype))
     axes = axes_of("mean", axis, len(x.shape))
@@ -195,11 +203,13 @@ def std(
     stream: StreamOrDevice = None,
 ) -> array:
     """Standard deviation over axes; see `var`."""
+    check_stream("std", stream)
     return wrap(unary(prim.sqrt, var(check_array("std", a), axis, keepdims, ddof, correction=correction)._value))
 
 
 def median(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
     """Median over axes: the mean of the two middle elements where their number is even."""
+    check_stream("median", stream)
     x = check_array("median", a)._value
     x = cast(x, at_least_float(x.dtype))
     axes = axes_of("median", axis, len(x.shape))
@@ -225,6 +235,7 @@ def median(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: St
 
 def logsumexp(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream: StreamOrDevice = None) -> array:
     """log(sum(exp(a))) over axes, without overflow."""
+    check_stream("logsumexp", stream)
     x = check_array("logsumexp", a)._value
     x = cast(x, at_least_float(x.dtype))
     axes = axes_of("logsumexp", axis, len(x.shape))
@@ -235,11 +246,12 @@ def logsumexp(a: array, /, axis: Axis = None, keepdims: bool = False, *, stream:
 
 def softmax(a: array, /, axis: Axis = None, *, precise: bool = False, stream: StreamOrDevice = None) -> array:
     """exp(a) / sum(exp(a)) over axes; `precise` computes half precision in float32."""
+    check_stream("softmax", stream)
     x = check_array("softmax", a)._value
+    axes = axes_of("softmax", axis, len(x.shape))
     if 0 in x.shape:
         return wrap(x)
     dtype = at_least_float(x.dtype)
-    axes = axes_of("softmax", axis, len(x.shape))
     x = cast(x, float32 if precise and dtype.size < 4 else dtype)
     return wrap(cast(record(fast.softmax, (x,), {"axes": axes}, x.shape, x.dtype), dtype))
 
@@ -257,6 +269,8 @@ def _arg_reduction(name: str, doc: str) -> _ArgReduction:
     def function(
         a: array, /, axis: int | None = None, keepdims: bool = False, *, stream: StreamOrDevice = None
     ) -> array:
+        if stream is not None:
+            check_stream(name, stream)
         x = check_array(name, a)._value
         ndim = len(x.shape)
         kept = (1,) * ndim
@@ -317,6 +331,7 @@ def cumsum(
     stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """Running sum along an axis (of the flattened array if None)."""
+    check_stream("cumsum", stream)
     return _scanned("cumsum", a, axis, reverse, inclusive, dtype)
 
 
@@ -325,6 +340,7 @@ def cumprod(
     stream: StreamOrDevice = None,
 ) -> array:  # fmt: skip
     """Running product along an axis."""
+    check_stream("cumprod", stream)
     return _scanned("cumprod", a, axis, reverse, inclusive, dtype)
 
 
@@ -338,6 +354,7 @@ def cummax(
     stream: StreamOrDevice = None,
 ) -> array:
     """Running maximum along an axis."""
+    check_stream("cummax", stream)
     return _scanned("cummax", a, axis, reverse, inclusive, None)
 
 
@@ -351,6 +368,7 @@ def cummin(
     stream: StreamOrDevice = None,
 ) -> array:
     """Running minimum along an axis."""
+    check_stream("cummin", stream)
     return _scanned("cummin", a, axis, reverse, inclusive, None)
 
 
@@ -364,6 +382,7 @@ def logcumsumexp(
     stream: StreamOrDevice = None,
 ) -> array:
     """Running logsumexp along an axis."""
+    check_stream("logcumsumexp", stream)
     return _scanned("logcumsumexp", a, axis, reverse, inclusive, None)
 
 
@@ -372,6 +391,7 @@ cumulative_sum, cumulative_prod = cumsum, cumprod
 
 def diff(a: array, /, n: int = 1, axis: int = -1, *, stream: StreamOrDevice = None) -> array:
     """The n-th difference of neighbours along an axis."""
+    check_stream("diff", stream)
     x = check_array("diff", a)._value
     axis = axis_of("diff", axis, len(x.shape))
     if n < 0:

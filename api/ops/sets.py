@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.ndarray import array, as_value, wrap
 from mlxir.runtime.dtypes import bool_, int32, uint32
 from mlxir.values import cast
@@ -35,6 +35,7 @@ def unique(
     order: the index (uint32) of each element's first occurrence; the inverse (uint32, shape of `a`), which rebuilds
     `a`; the counts (int32). Raises ValueError for a negative size and for empty input without a fill value.
     """
+    check_stream("unique", stream)
     x = flatten(check_array("unique", a))
     if size < 0:
         raise failure(ValueError, f"[unique] The size must be non-negative but got {size}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import shape as prim
 from mlxir.dialects.mx import strided
 from mlxir.dialects.mx.record import Shape
@@ -59,11 +59,13 @@ def shape_of(name: str, shape: Any) -> Shape:
 
 def astype(a: array, dtype: Dtype, /, *, stream: StreamOrDevice = None) -> array:
     """`a` converted to `dtype`."""
+    check_stream("astype", stream)
     return wrap(cast(check_array("astype", a)._value, check_dtype("astype", dtype)))
 
 
 def contiguous(a: array, /, allow_col_major: bool = False, *, stream: StreamOrDevice = None) -> array:
     """The same values; every evaluated array is row-contiguous."""
+    check_stream("contiguous", stream)
     return wrap(check_array("contiguous", a)._value)
 
 
@@ -84,12 +86,14 @@ def inferred(name: str, size: int, shape: Shape) -> Shape:
 
 def reshape(a: array, /, shape: Sequence[int], *, stream: StreamOrDevice = None) -> array:
     """The elements, in row-major order, in another shape; one dimension may be -1."""
+    check_stream("reshape", stream)
     x = check_array("reshape", a)._value
     return wrap(reshape_value(x, inferred("reshape", size_of(x.shape), shape_of("reshape", shape))))
 
 
 def flatten(a: array, /, start_axis: int = 0, end_axis: int = -1, *, stream: StreamOrDevice = None) -> array:
     """Merges the axes from `start_axis` to `end_axis` (inclusive) into one."""
+    check_stream("flatten", stream)
     x = check_array("flatten", a)._value
     shape, ndim = x.shape, len(x.shape)
     if not ndim:
@@ -103,6 +107,7 @@ def flatten(a: array, /, start_axis: int = 0, end_axis: int = -1, *, stream: Str
 
 def unflatten(a: array, /, axis: int, shape: Sequence[int], *, stream: StreamOrDevice = None) -> array:
     """Splits an axis into several; one of them may be -1."""
+    check_stream("unflatten", stream)
     x = check_array("unflatten", a)._value
     parts = shape_of("unflatten", shape)
     given, axis = axis, axis_of("unflatten", axis, len(x.shape))
@@ -122,6 +127,7 @@ def unflatten(a: array, /, axis: int, shape: Sequence[int], *, stream: StreamOrD
 
 def squeeze(a: array, /, axis: int | Sequence[int] | None = None, *, stream: StreamOrDevice = None) -> array:
     """Drops axes of size 1: the given ones, or all."""
+    check_stream("squeeze", stream)
     x = check_array("squeeze", a)._value
     if axis is None:
         axes = tuple([i for i, n in enumerate(x.shape) if n == 1])
@@ -137,6 +143,7 @@ def squeeze(a: array, /, axis: int | Sequence[int] | None = None, *, stream: Str
 
 def expand_dims(a: array, /, axis: int | Sequence[int], *, stream: StreamOrDevice = None) -> array:
     """Inserts axes of size 1 at the given positions of the result."""
+    check_stream("expand_dims", stream)
     x = check_array("expand_dims", a)._value
     count = 1 if isinstance(axis, int) else len(axis)
     axes = axes_of("expand_dims", axis, len(x.shape) + count)
@@ -148,6 +155,8 @@ def expand_dims(a: array, /, axis: int | Sequence[int], *, stream: StreamOrDevic
 
 def _atleast(name: str, widen: Callable[[Shape], Shape]) -> Any:
     def function(*arys: array, stream: StreamOrDevice = None) -> array | list[array]:
+        if stream is not None:
+            check_stream(name, stream)
         out = [wrap(reshape_value(x, widen(x.shape))) for x in (check_array(name, a)._value for a in arys)]
         return out[0] if len(out) == 1 else out
 
@@ -166,6 +175,7 @@ atleast_3d = _atleast(
 # -- order of axes ---------------------------------------------------------------------------------------------------
 def transpose(a: array, /, axes: Sequence[int] | None = None, *, stream: StreamOrDevice = None) -> array:
     """Permutes the axes; reverses them if None."""
+    check_stream("transpose", stream)
     x = check_array("transpose", a)._value
     ndim = len(x.shape)
     if axes is None:
@@ -183,6 +193,7 @@ permute_dims = transpose
 
 def matrix_transpose(a: array, /, *, stream: StreamOrDevice = None) -> array:
     """Swaps the last two axes."""
+    check_stream("matrix_transpose", stream)
     if check_array("matrix_transpose", a).ndim < 2:
         raise failure(ValueError, "[matrix_transpose] Input array must have at least 2 dimensions.")
     return swapaxes(a, -1, -2)
@@ -190,6 +201,7 @@ def matrix_transpose(a: array, /, *, stream: StreamOrDevice = None) -> array:
 
 def swapaxes(a: array, /, axis1: int, axis2: int, *, stream: StreamOrDevice = None) -> array:
     """Swaps two axes."""
+    check_stream("swapaxes", stream)
     x = check_array("swapaxes", a)._value
     ndim = len(x.shape)
     i, j = axis_of("swapaxes", axis1, ndim), axis_of("swapaxes", axis2, ndim)
@@ -200,6 +212,7 @@ def swapaxes(a: array, /, axis1: int, axis2: int, *, stream: StreamOrDevice = No
 
 def moveaxis(a: array, /, source: int, destination: int, *, stream: StreamOrDevice = None) -> array:
     """Moves one axis to another position."""
+    check_stream("moveaxis", stream)
     x = check_array("moveaxis", a)._value
     ndim = len(x.shape)
     i, j = axis_of("moveaxis", source, ndim), axis_of("moveaxis", destination, ndim)
@@ -210,6 +223,7 @@ def moveaxis(a: array, /, source: int, destination: int, *, stream: StreamOrDevi
 
 def flip(a: array, /, axis: int | Sequence[int] | None = None, *, stream: StreamOrDevice = None) -> array:
     """Reverses the order of elements along axes (all if None)."""
+    check_stream("flip", stream)
     x = check_array("flip", a)._value
     ndim = len(x.shape)
     if axis is None:
@@ -223,6 +237,7 @@ def flip(a: array, /, axis: int | Sequence[int] | None = None, *, stream: Stream
 # -- broadcasting ----------------------------------------------------------------------------------------------------
 def broadcast_to(a: Operand, /, shape: Sequence[int], *, stream: StreamOrDevice = None) -> array:
     """`a` repeated to a shape that it broadcasts to."""
+    check_stream("broadcast_to", stream)
     x = as_value(a)
     target = shape_of("broadcast_to", shape)
     if any(n < 0 for n in target):
@@ -241,6 +256,7 @@ def broadcast_shapes(*shapes: Sequence[int]) -> Shape:
 
 def broadcast_arrays(*arrays: array, stream: StreamOrDevice = None) -> list[array]:
     """The arrays broadcast to their common shape."""
+    check_stream("broadcast_arrays", stream)
     values = [check_array("broadcast_arrays", a)._value for a in arrays]
     if not values:
         return []
@@ -252,6 +268,7 @@ def meshgrid(
     *arrays: array, sparse: bool | None = False, indexing: str | None = "xy", stream: StreamOrDevice = None
 ) -> tuple[array, ...]:
     """Coordinate grids of flattened arrays; `xy` swaps the first two axes, `sparse` leaves them unbroadcast."""
+    check_stream("meshgrid", stream)
     if indexing not in ("xy", "ij"):
         raise failure(ValueError, "[meshgrid] Invalid indexing value. Valid values are 'xy' and 'ij'.")
     count = len(arrays)
@@ -274,6 +291,7 @@ def _members(name: str, arrays: Any) -> list[Value]:
 
 def concatenate(arrays: Sequence[array] | array, axis: int | None = 0, *, stream: StreamOrDevice = None) -> array:
     """Joins arrays along an axis (flattened if None); they are promoted to a common dtype."""
+    check_stream("concatenate", stream)
     values = _members("concatenate", arrays)
     if axis is None:
         values, axis = [reshape_value(v, (size_of(v.shape),)) for v in values], 0
@@ -304,6 +322,7 @@ concat = concatenate
 
 def stack(arrays: Sequence[array] | array, axis: int | None = 0, *, stream: StreamOrDevice = None) -> array:
     """Joins arrays of one shape along a new axis."""
+    check_stream("stack", stream)
     values = _members("stack", arrays)
     shape = values[0].shape
     if any(v.shape != shape for v in values):
@@ -317,6 +336,7 @@ def split(
     a: array, /, indices_or_sections: int | Sequence[int], axis: int = 0, *, stream: StreamOrDevice = None
 ) -> list[array]:
     """Splits along an axis: into equal sections, or at indices."""
+    check_stream("split", stream)
     x = check_array("split", a)._value
     indices = () if isinstance(indices_or_sections, int) else tuple(map(operator.index, indices_or_sections))
     axis = axis_of("split", axis, len(x.shape))
@@ -340,6 +360,7 @@ def split(
 
 def unstack(x: array, /, *, axis: int = 0, stream: StreamOrDevice = None) -> tuple[array, ...]:
     """The slices along an axis, which is dropped."""
+    check_stream("unstack", stream)
     v = check_array("unstack", x)._value
     axis = axis_of("unstack", axis, len(v.shape))
     shape = v.shape[:axis] + v.shape[axis + 1 :]
@@ -348,6 +369,7 @@ def unstack(x: array, /, *, axis: int = 0, stream: StreamOrDevice = None) -> tup
 
 def tile(a: array, reps: int | Sequence[int], /, *, stream: StreamOrDevice = None) -> array:
     """Repeats the whole array `reps[i]` times along axis i."""
+    check_stream("tile", stream)
     x = check_array("tile", a)._value
     counts = (reps,) if isinstance(reps, int) else shape_of("tile", reps)
     if min(counts, default=0) < 0:
@@ -362,6 +384,7 @@ def tile(a: array, reps: int | Sequence[int], /, *, stream: StreamOrDevice = Non
 
 def repeat(array: array, repeats: int, axis: int | None = None, *, stream: StreamOrDevice = None) -> array:
     """Repeats every element along an axis (of the flattened array if None)."""
+    check_stream("repeat", stream)
     x = check_array("repeat", array)._value
     if not isinstance(repeats, int):
         raise failure(TypeError, f"[repeat] repeats must be an int, got {type(repeats).__name__}")
@@ -380,6 +403,7 @@ def roll(
     a: array, shift: int | Sequence[int], axis: int | Sequence[int] | None = None, /, *, stream: StreamOrDevice = None
 ) -> array:
     """Rotates elements along axes; along the flattened array if `axis` is None."""
+    check_stream("roll", stream)
     x = check_array("roll", a)._value
     if axis is None:
         total = shift if isinstance(shift, int) else sum(shift)
@@ -427,6 +451,7 @@ def pad(
     stream: StreamOrDevice = None,
 ) -> array:
     """Extends axes at both ends by a constant, the edge element, or a reflection (with or without the edge itself)."""
+    check_stream("pad", stream)
     x = check_array("pad", a)._value
     widths = _widths(pad_width, len(x.shape))
     if mode not in ("constant", "edge", "reflect", "symmetric"):
@@ -480,6 +505,7 @@ def _picked(x: Value, axis: int, positions: list[int]) -> Value:
 # -- diagonals and strides -------------------------------------------------------------------------------------------
 def diagonal(a: array, offset: int = 0, axis1: int = 0, axis2: int = 1, stream: StreamOrDevice = None) -> array:
     """The diagonals of the matrices over two axes, as a new last axis."""
+    check_stream("diagonal", stream)
     return _diagonal("diagonal", a, offset, axis1, axis2)
 
 
@@ -504,6 +530,7 @@ def _diagonal(name: str, a: array, offset: int, axis1: int, axis2: int) -> array
 
 def diag(a: array, /, k: int = 0, *, stream: StreamOrDevice = None) -> array:
     """The k-th diagonal of a matrix, or the matrix with a vector on its k-th diagonal."""
+    check_stream("diag", stream)
     x = check_array("diag", a)._value
     if len(x.shape) == 2:
         return diagonal(a, k)
@@ -529,6 +556,7 @@ def trace(
     stream: StreamOrDevice = None,
 ) -> array:
     """The sum of a diagonal, in `dtype` if given."""
+    check_stream("trace", stream)
     entries = _diagonal("trace", a, offset, axis1, axis2)
     return sum_axes(entries if dtype is None else astype(entries, dtype), -1)
 
@@ -546,6 +574,7 @@ def as_strided(
 
     Raises ValueError for positions outside the array.
     """
+    check_stream("as_strided", stream)
     x = check_array("as_strided", a)._value
     sizes = x.shape if shape is None else shape_of("as_strided", shape)
     if strides is None:
@@ -568,6 +597,7 @@ def as_strided(
 
 def kron(a: array, b: array, *, stream: StreamOrDevice = None) -> array:
     """Kronecker product: every element of `a` times the whole of `b`."""
+    check_stream("kron", stream)
     x, y = check_array("kron", a), check_array("kron", b)
     if not x.size or not y.size:
         raise failure(ValueError, "[kron] cannot take Kronecker product of empty arrays.")

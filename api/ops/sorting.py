@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import Primitive, elementwise, scan_sort
 from mlxir.ndarray import array, wrap
 from mlxir.runtime.dtypes import Dtype, bool_, uint32
@@ -29,12 +29,14 @@ def _sorted(primitive: Primitive, x: Value, axis: int, dtype: Dtype) -> Value:
 
 def sort(a: array, /, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """Ascending order along an axis (of the flattened array if None); NaN last."""
+    check_stream("sort", stream)
     x, axis = _prepared("sort", a, axis)
     return wrap(_sorted(scan_sort.sort, x, axis, x.dtype))
 
 
 def argsort(a: array, /, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """The permutation (uint32) that sorts along an axis; equal elements keep their order."""
+    check_stream("argsort", stream)
     x, axis = _prepared("argsort", a, axis)
     return wrap(_sorted(scan_sort.argsort, x, axis, uint32))
 
@@ -48,6 +50,7 @@ def _check_kth(name: str, x: Value, kth: int, axis: int) -> None:
 
 def partition(a: array, /, kth: int, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """An order in which element `kth` is where sorting would put it, smaller ones before, larger ones behind it."""
+    check_stream("partition", stream)
     x, axis = _prepared("partition", a, axis)
     _check_kth("partition", x, kth, axis)
     return wrap(_sorted(scan_sort.sort, x, axis, x.dtype))
@@ -55,6 +58,7 @@ def partition(a: array, /, kth: int, axis: int | None = -1, *, stream: StreamOrD
 
 def argpartition(a: array, /, kth: int, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """The permutation (uint32) of `partition`."""
+    check_stream("argpartition", stream)
     x, axis = _prepared("argpartition", a, axis)
     _check_kth("argpartition", x, kth, axis)
     return wrap(_sorted(scan_sort.argsort, x, axis, uint32))
@@ -62,6 +66,7 @@ def argpartition(a: array, /, kth: int, axis: int | None = -1, *, stream: Stream
 
 def topk(a: array, /, k: int, axis: int | None = -1, *, stream: StreamOrDevice = None) -> array:
     """The k largest elements along an axis, in ascending order."""
+    check_stream("topk", stream)
     x, axis = _prepared("topk", a, axis)
     n = x.shape[axis]
     if not 0 <= k <= n:
@@ -75,6 +80,7 @@ def searchsorted(
     sorted_sequence: array, values: array, /, side: str = "left", *, stream: StreamOrDevice = None
 ) -> array:
     """Positions (uint32) at which `values` keep the 1-D sequence sorted: before equal elements, or behind (`right`)."""
+    check_stream("searchsorted", stream)
     if side not in ("left", "right"):
         raise failure(ValueError, f"[searchsorted] Invalid side '{side}'. Expected 'left' or 'right'.")
     x = check_array("searchsorted", sorted_sequence)._value

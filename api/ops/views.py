@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlxir.compiler.graph import Value
-from mlxir.devices import StreamOrDevice
+from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import elementwise
 from mlxir.dialects.mx import shape as shapes
 from mlxir.ndarray import array, as_value, wrap
@@ -26,6 +26,7 @@ def view(a: Operand, dtype: Dtype, stream: StreamOrDevice = None) -> array:
 
     Raises ValueError for scalars whose size would change, and for a last axis that is no multiple of the new size.
     """
+    check_stream("view", stream)
     x = as_value(a)
     check_dtype("view", dtype)
     old, new = x.dtype.size, dtype.size

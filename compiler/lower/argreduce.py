@@ -24,7 +24,7 @@ from mlxir.dialects.mx.reduce import ArgReduction
 from mlxir.runtime.dtypes import bool_, float32, float64, int64, uint32
 
 SHORT = 32  # elements of a row that are compared one after the other
-CHUNK = 512  # of a row: where the extremum is looked up
+CHUNK = 256  # of a row: where the extremum is looked up
 UNROLL = 4  # registers of running extrema
 COLUMNS = 512  # of a block
 ROWS_AT_ONCE = 4
@@ -138,10 +138,10 @@ class _Job:
             found = value == best
             if self.x.dtype.is_float:
                 found = found | ((value != value) & (best != best))
-            here = e.number(self.start + Index.of(won) * chunk + i, uint32)
-            return [k.select(found, here, k.const(-1, uint32))]
+            return [k.select(found, e.number(i, uint32), k.const(-1, uint32))]
 
-        return e.folded(nearest, i, size(won), uint32, place)[0]
+        (within,) = e.folded(nearest, i, size(won), uint32, place)  # the chunk: vectors of 32-bit positions
+        return within + e.number(self.start + Index.of(won) * chunk, uint32)
 
     def _in_registers(self, e: OwnEmitter, node: Scalar, i: Var, count: ir.Value) -> Reg:
         """The extremum of `count` floats in memory: NaN are only noted, which leaves one operation per register."""

@@ -227,10 +227,6 @@ class KernelBuilder:
         return self._arith("mul", a, b)
 
     def div(self, a: Reg, b: Reg) -> Reg:
-        if a.dtype is complex64:
-            (ar, ai), (br, bi) = a.value, b.value
-            norm = br * br + bi * bi
-            return self._complex((ar * br + ai * bi) / norm, (ai * br - ar * bi) / norm)
         if not a.dtype.is_float:
             raise CompileError("[lower] true division of integers; cast them to a float first")
         return self.reg("arith.divf", [a, b], a.dtype)

@@ -10,10 +10,11 @@ to the rows it has just written to scratch memory:
       scf.for (%row) scf.parallel (%column)                      bias, activation, residual, casts -> results
 
 An operand is read in place where its layout suits the tile; else a step before packs it (gemm_pack.py), which takes any
-index map. gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile moves back and overlaps
-the one before: every access is a whole vector inside its buffer. There are two kinds of tile: with
-vectors along the columns of C (`b` is read as vectors, `a` as scalars), and with vectors along K, for few rows by a
-transposed matrix. Each element of C is the same sequence of operations whatever the threads are, and is written once.
+index map. A matrix that is computed from much less memory (dequantised weights) is packed, too, or multiplied as it is
+computed, for few rows (lanes.py). gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile
+moves back and overlaps the one before: every access is a whole vector inside its buffer. There are two kinds of tile:
+vectors along the columns of C (`b` is read as vectors, `a` as scalars), or along K, for few rows by a transposed
+matrix. Each element of C is the same sequence of operations whatever the threads are, and is written once.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import NamedTuple
 import llvmlite.binding as llvm
 
 from mlxir.compiler.lower.builder import Reg
-from mlxir.compiler.lower.gemm_block import Block, Lanes, Sums, gemm_block, gemm_block_k
+from mlxir.compiler.lower.gemm_block import Block, Lanes, Sums, gemm_block, gemm_block_k, gemm_computed_k
 from mlxir.compiler.lower.gemm_pack import Operand, Packing
 from mlxir.compiler.lower.gemm_product import Product, StepBuilder
 from mlxir.compiler.lower.gemm_schedule import PANEL, Side, ceil_div, choose, should_swap
-from mlxir.compiler.lower.index import Var
+from mlxir.compiler.lower.index import Index, Var
+from mlxir.compiler.lower.lanes import Computed
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.routines import call
 from mlxir.compiler.lower.vectors import VectorEmitter
@@ -129,7 +131,7 @@ def _met(extent: int) -> int:
 
 def _side_met(side: Side) -> Side:
     """An operand with the strides of the sizes that were met first."""
-    return Side(side.plain, plain(side.lane_stride), plain(side.depth_stride), side.size)
+    return side._replace(lane_stride=plain(side.lane_stride), depth_stride=plain(side.depth_stride))
 
 
 def _present(overlap: int) -> bool:
@@ -149,6 +151,7 @@ class _Blocked:
             m, n = n, m
             self.a, self.b = self.b, self.a  # compute the transpose; only the names of rows and columns change
         self.m, self.n = self.a.lane.extent, self.b.lane.extent
+        self.b.compute(product.pull.graph, vector_bytes // self.dtype.size)
         a, b = _side_met(self.a.side), _side_met(self.b.side)
         whole = not is_symbolic(self.depth)  # a part of a vector along K is made for one depth
         self.schedule = choose(plain(product.b.extent), m, n, depth, a, b, self.dtype.size, vector_bytes, whole)
@@ -197,6 +200,8 @@ class _Blocked:
             at = packing.start(e, e.constant_index(0))
             return _Reader(e.buffers[packed], self.dtype, at, 1, width, step, (count - 1) * step)
         side, last = x.side, max(x.lane.extent - width, 0)
+        if not side.plain:  # tiles are told which lanes to compute
+            return _Reader(None, self.dtype, e.constant_index(0), 1, 0, width, last)
         return _Reader(e.buffers[x.node.data[0]], x.node.dtype, e.index(x.base), side.lane_stride, side.depth_stride,
                        side.lane_stride * width, side.lane_stride * last)  # fmt: skip
 
@@ -258,11 +263,23 @@ class _Blocked:
         sums = Sums(at, sizes[0], panel, *sizes[1:])
         dtypes = a.dtype.name, b.dtype.name, self.dtype.name
         if tile.along_k:
+            if not self.b.side.plain:
+                block = Block(rows, columns, sums, e.constant_index(self.depth // self.b.side.computed))
+                gemm_computed_k(e, block, tile, (a.buffer, a.dtype), (scratch, self.dtype), self._columns())
+                return
+            block = Block(rows, columns, sums, e.constant_index(self.depth // tile.lanes))
             what = gemm_block_k(tile.rows, tile.vectors, tile.lanes, *dtypes, self.depth % tile.lanes)
-            count = e.constant_index(self.depth // tile.lanes)
         else:
+            block = Block(rows, columns, sums, count)
             what = gemm_block(tile.rows, tile.vectors, tile.lanes, *dtypes, self._edge())
-        call(e, what, [a.buffer, b.buffer, scratch], Block(rows, columns, sums, count).numbers())
+        call(e, what, [a.buffer, b.buffer, scratch], block.numbers())
+
+    def _columns(self) -> tuple[Var, list[Computed]]:
+        """The columns of a tile of the matrix that is computed, and the variable that says where they begin."""
+        first = Var("first_of_tile", self.n - self.tile.columns + 1)
+        column = self.b.computed
+        places = [{self.b.lane: Index.of(first) + c} for c in range(self.tile.columns)]
+        return first, [column.moved(p) for p in places]
 
     def _edge(self) -> int:
         """Vectors that tiles of the last column compute; 0: as many as others, because they do not overlap."""

@@ -13,12 +13,14 @@ which costs a few additions beside the multiply-adds of a step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.gemm_schedule import Tile
 from mlxir.compiler.lower.index import Var
+from mlxir.compiler.lower.lanes import Computed
 from mlxir.compiler.lower.routines import Definition, routine
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
@@ -203,7 +205,45 @@ def _tile_along_k(
     sums = e.rolled(k, x.count, starts, lambda sums: add(sums, e.times(e.variables[k], lanes), 0))
     if rest:
         sums = add(sums, e.plus(e.times(x.count, lanes), rest - lanes), lanes - rest)
+    _store_sums(e, x, tile, corner, (c, dtype), sums)
+
+
+def _store_sums(
+    e: VectorEmitter, x: Block, tile: Tile, corner: ir.Value, c: tuple[ir.Value, Dtype], sums: list[Reg]
+) -> None:
+    """The elements of a tile along K, each the sum of a register's lanes."""
     for n, total in enumerate(sums):
         r, v = divmod(n, tile.columns)
         place = e.plus(e.plus(corner, e.times(x.c.stride, r)), v)
-        e.k.store(Reg(e.sum_of_lanes(total.value, dtype), dtype, e.k), c, place)
+        e.k.store(Reg(e.sum_of_lanes(total.value, c[1]), c[1], e.k), c[0], place)
+
+
+def gemm_computed_k(
+    e: VectorEmitter, x: Block, tile: Tile, a: tuple[ir.Value, Dtype], c: tuple[ir.Value, Dtype],
+    b: tuple[Var, list[Computed]],
+) -> None:  # fmt: skip
+    """The same block where b is computed: by the columns of a tile, from a variable on. No routine: they are the
+    kernel's own.
+    """
+    (first, columns), dtype = b, c[1]
+    chunk, lanes = columns[0].chunk, columns[0].lanes
+
+    def one(at: Corners) -> None:
+        a_at, e.variables[first], corner = at
+        starts = [e.plus(a_at, e.times(x.a.lane, r)) for r in range(tile.rows)]
+
+        def step(sums: list[Reg]) -> list[Reg]:
+            deep, totals = e.times(e.variables[chunk], columns[0].length), [s.value for s in sums]
+            # One column after the other: what its elements share is needed only then.
+            for c, part in itertools.product(range(tile.columns), range(columns[0].parts)):
+                values = columns[c].emit(e, part)
+                for n, r in itertools.product(range(0, lanes, tile.lanes), range(tile.rows)):
+                    row = e.load_vector(*a, e.plus(starts[r], e.plus(deep, part * lanes + n)), tile.lanes, dtype)
+                    value, at = e.leading(values, tile.lanes, dtype, n), r * tile.columns + c
+                    totals[at] = e.multiply_add(row, value, totals[at])
+            return [Reg(t, dtype, e.k) for t in totals]
+
+        zeros = [Reg(e.zeros(tile.lanes, dtype), dtype, e.k)] * (tile.rows * tile.columns)
+        _store_sums(e, x, tile, corner, c, e.rolled(chunk, x.count, zeros, step))
+
+    _tiles(e, x, tile, one, None)

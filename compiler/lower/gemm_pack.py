@@ -13,9 +13,10 @@ from typing import NamedTuple
 from mlxir.compiler.lower.builder import INDEX
 from mlxir.compiler.lower.gemm_schedule import Side, ceil_div
 from mlxir.compiler.lower.index import Index, Var
+from mlxir.compiler.lower.lanes import Computed, vectors_along
 from mlxir.compiler.lower.loops import over
 from mlxir.compiler.lower.routines import Definition, call, routine
-from mlxir.compiler.lower.scalars import Scalar
+from mlxir.compiler.lower.scalars import Scalar, ScalarGraph
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.symbolic import is_symbolic
@@ -29,6 +30,7 @@ class Operand:
 
     def __init__(self, node: Scalar, lane: Var, depth: Var):
         self.node, self.lane, self.depth = node, lane, depth
+        self.computed: Computed | None = None
         self.side = Side(False, 0, 0, node.dtype.size)
         if node.kind == "load":
             position: Index = node.data[1]
@@ -36,6 +38,12 @@ class Operand:
             if along is not None and deep is not None:
                 self.base = position - Index.of(lane) * along - Index.of(depth) * deep
                 self.side = Side(along >= 0 and deep >= 0, along, deep, node.dtype.size)
+
+    def compute(self, graph: ScalarGraph, lanes: int) -> None:
+        """See whether it can be computed in vectors along k."""
+        self.computed = None if self.side.plain else vectors_along(graph, self.node, self.depth, lanes)
+        if self.computed is not None:
+            self.side = self.side._replace(computed=self.computed.length)
 
 
 class Packing(NamedTuple):
@@ -79,6 +87,8 @@ class Packing(NamedTuple):
             return _rows(self, e, target)
         if side.plain and self.extent >= self.width and side.depth_stride == 1 and self.depth >= self.lanes:
             return _transposed(self, e, target)
+        if self.operand.computed is not None and self.extent >= self.width:
+            return _computed(self, self.operand.computed, e, target)
         return _values(self, e, target)
 
 
@@ -151,6 +161,33 @@ def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, fl
 
     over(e, [p.batch, tile], panel)
     return p.batch.extent * p.tiles, 1.0 * p.depth * p.width
+
+
+def _computed(p: Packing, x: Computed, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
+    """Computed along K: chunks of all lanes of a panel go to scratch memory and are transposed from there."""
+    tile, first, lane = Var("tile", p.tiles), Var("first", p.extent - p.width + 1), Var("lane", p.width)
+    scratch, _ = e.scratch(p.width * x.length, p.dtype)
+    of_lane = x.moved({p.operand.lane: Index.of(first) + lane})
+
+    def one_lane() -> None:
+        row = e.times(e.variables[lane], x.length)
+        e.hoist([of_lane.node], [x.axis])
+        for part in range(x.parts):
+            e.store_vector(of_lane.emit(e, part), scratch, e.plus(row, part * x.lanes))
+
+    def chunk() -> None:
+        e.repeat(lane, p.width, one_lane)
+        start = e.plus(p.start(e, e.variables[tile]), e.times(e.variables[x.chunk], x.length * p.width))
+        numbers = [e.constant_index(0), e.constant_index(x.length), start, e.constant_index(x.length)]
+        call(e, gemm_pack_columns(p.width, p.lanes, p.dtype.name, p.dtype.name), [scratch, target], numbers)
+
+    def panel() -> None:
+        p.bind()
+        e.variables[first] = p.first_lane(e, e.variables[tile])
+        e.repeat(x.chunk, p.depth // x.length, chunk)
+
+    over(e, [p.batch, tile], panel)
+    return p.batch.extent * p.tiles, 1.0 * p.depth * p.width * x.node.cost
 
 
 # -- routines --------------------------------------------------------------------------------------------------------

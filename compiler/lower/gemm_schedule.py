@@ -13,18 +13,21 @@ L2_SHARE = 1 << 18  # a matrix of so many bytes stays in L2 beside the rest
 LARGE = 1 << 20  # one of so many does not
 UNUSUAL = 1.2  # so much better must a tile be that is compiled for a few products only
 ROW_TILES = 6  # so many rows of tiles pay for packing b
+FEW_ROWS = 8  # for so many, a matrix that is computed from less is computed anew for each tile
 
 
 class Side(NamedTuple):
     """An operand in memory: lane l at depth k lies at l * lane_stride + k * depth_stride, in elements of `size` bytes.
 
-    The lanes of `a` are its rows, those of `b` its columns. Without `plain` it has no strides and must be packed.
+    The lanes of `a` are its rows, those of `b` its columns. Without `plain` it has no strides and is packed, unless it
+    can be computed in chunks of `computed` elements along K (lanes.py).
     """
 
     plain: bool
     lane_stride: int
     depth_stride: int
     size: int
+    computed: int = 0
 
 
 class Tile(NamedTuple):
@@ -72,7 +75,8 @@ def choose(
     Without `whole`, the depth is not known and vectors do not lie along it.
     """
     lanes, registers = vector_bytes // size, 16 if vector_bytes == 32 else 32
-    along_k = whole and a.plain and b.plain and a.depth_stride == b.depth_stride == 1 and depth >= lanes
+    deep = b.depth_stride == 1 if b.plain else b.computed > 0 and m <= FEW_ROWS
+    along_k = whole and a.plain and a.depth_stride == 1 and deep and depth >= lanes
     # A sum across a register costs about as much as `lanes` steps along K.
     if along_k and (n == 1 or m <= min(64, depth // lanes)):
         rows = min(m, 4 if registers == 32 else 2)

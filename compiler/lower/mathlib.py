@@ -23,11 +23,11 @@ _LN2_HI = 0.693147123  # the float32 below ln 2, so that _LN2_LO = ln 2 - _LN2_H
 _LN2_LO = 5.769999e-08
 _EXPONENT_MASK = -0x800000  # sign and exponent bits, as int32
 _SMALLEST_NORMAL = 2.0**-126
+_LARGEST = 3.40282347e38
 
-# Adding _TO_INTEGER rounds a small float32 to an integer and leaves that integer in the low mantissa bits; _TO_EVEN
-# rounds to an even integer and leaves half of it there. _BIAS added to the constant makes those bits an exponent field.
+# Adding _TO_INTEGER rounds a small float32 to an integer and leaves that integer in the low mantissa bits. _BIAS added
+# to the constant makes those bits an exponent field.
 _TO_INTEGER = 1.5 * 2.0**23
-_TO_EVEN = 1.5 * 2.0**24
 _BIAS = 127.0
 
 # The product of these two float32 values is pi / 2 to 47 bits: fma(_PIO2_A, _PIO2_B, -r) is pi / 2 - r, rounded once.
@@ -56,11 +56,18 @@ def _shifted_exponent(k, t):
     return k.bitcast(k.bitcast(t, _I32) << 23, _F32)
 
 
+def _scaled(k, x, bits):
+    """x 2**n, where the low bits hold n plus twice the exponent bias: by two normal numbers also where the result is
+    denormal or overflows, the second product rounding once."""
+    half = (bits << 22) & 0x7F800000
+    return x * k.bitcast(half, _F32) * k.bitcast((bits << 23) - half, _F32)
+
+
 # ---- exponentials ---------------------------------------------------------------------------------------------------
 
-# exp(r) on [-ln 2, ln 2] and 2**r on [-1, 1], relative errors 2**-26.0 and 2**-26.2
-_EXP = (0.000196391018, 0.00141058629, 0.00833592098, 0.0416611768, 0.166666165, 0.500000358, 1.0, 1.0)
-_EXP2 = (1.49169637e-05, 0.000156452923, 0.00133417198, 0.00961684436, 0.055503659, 0.240226686, 0.693147242, 1.0)
+# exp(r) on [-ln 2 / 2, ln 2 / 2] and 2**r on [-1/2, 1/2], relative errors 2**-28.2 and 2**-28.3
+_EXP = (0.0013821038, 0.00836867373, 0.0416682623, 0.166665211, 0.49999994, 1.0, 1.0)
+_EXP2 = (0.000153289075, 0.00133909762, 0.00961850025, 0.0555035956, 0.240226477, 0.693147182, 1.0)
 # (exp(r) - 1) / r on [-ln 2 / 2, ln 2 / 2], relative error of exp(r) - 1 2**-26.1
 _EXPM1 = (0.00138706923, 0.00836627185, 0.0416674353, 0.166665465, 0.49999997, 1.0)
 # ((exp(2 r) - 1) / (2 r) - 1) / r on [-ln 2 / 4, ln 2 / 4], relative error of exp(2 r) - 1 2**-26.1
@@ -68,18 +75,16 @@ _TANH = (0.0443856716, 0.13386327, 0.333339512, 0.666661799, 0.99999994)
 
 
 def _reduce_exp(k, x, magic):
-    """t and r with x = n ln 2 + r, n = t - magic being the integer (or even integer) that magic rounds to."""
+    """t and r with x = n ln 2 + r, n = t - magic being the integer that magic rounds to."""
     t = k.fma(x, _const(k, _LOG2E), _const(k, magic))
     n = t - magic
     return t, k.fma(n, _const(k, -_LN2_LO), k.fma(n, _const(k, -_LN2_HI), x))
 
 
 def _exp_bounded(k, x):
-    """exp on [-104, 89]. With n even, 2**n is the square of a normal number also where the result is denormal or
-    overflows, so two products scale, the second rounding once."""
-    t, r = _reduce_exp(k, x, _TO_EVEN + 2.0 * _BIAS)
-    s = _shifted_exponent(k, t)
-    return _polynomial(k, r, _EXP) * s * s
+    """exp on [-104, 89]."""
+    t, r = _reduce_exp(k, x, _TO_INTEGER + 2.0 * _BIAS)
+    return _scaled(k, _polynomial(k, r, _EXP), k.bitcast(t, _I32))
 
 
 def exp(k, x):
@@ -90,9 +95,8 @@ def exp(k, x):
 def exp2(k, x):
     """2**x, exact for integers."""
     x = _clamp(k, x, -151.0, 129.0)
-    t = x + (_TO_EVEN + 2.0 * _BIAS)
-    s = _shifted_exponent(k, t)
-    return _polynomial(k, x - (t - (_TO_EVEN + 2.0 * _BIAS)), _EXP2) * s * s
+    t = x + (_TO_INTEGER + 2.0 * _BIAS)
+    return _scaled(k, _polynomial(k, x - (t - (_TO_INTEGER + 2.0 * _BIAS)), _EXP2), k.bitcast(t, _I32))
 
 
 def expm1(k, x):
@@ -176,39 +180,42 @@ def _split_normal(k, x, low_bits=_TWO_THIRDS_BITS):
 
 
 def _split(k, x):
-    """e (float32) and f with x = 2**e (1 + f) and 2/3 <= 1 + f < 4/3, for x > 0, denormals included.
+    """e (as float32, times 2**23) and f with x = 2**e (1 + f) and 2/3 <= 1 + f < 4/3, for x > 0, denormals included.
 
     A zero, an infinity or a NaN gives some finite values: callers put these edges right."""
+    # the bits of a denormal, read as an integer, are x 2**149
     denormal = x < _SMALLEST_NORMAL
-    e, f = _split_normal(k, k.select(denormal, x * 2.0**23, x))
-    return k.fma(k.cast(e, _F32), _const(k, 2.0**-23), k.select(denormal, _const(k, -23.0), _const(k, 0.0))), f
+    e, f = _split_normal(k, k.select(denormal, k.cast(k.bitcast(x, _I32), _F32), x))
+    return k.cast(e - k.select(denormal, k.const(149 << 23, _I32), k.const(0, _I32)), _F32), f
 
 
-def _log_edges(k, x, result, zero=0.0):
-    """The result of a logarithm that is -inf at x = zero, NaN below and at NaN, inf at inf."""
-    edge = k.select(x == zero, _const(k, -math.inf), _const(k, math.nan))
-    return k.select(x > zero, k.select(x < math.inf, result, x), edge)
+def _log_edges(k, x, result):
+    """The result of a logarithm that is -inf at x = 0, NaN below and at NaN, inf at inf."""
+    # Comparisons compete with multiplications; bits, sums and extrema do not. Any other bit makes a NaN of -inf.
+    bits = k.bitcast(x, _I32)
+    edge = k.bitcast(bits | (bits >> 8) | _EXPONENT_MASK, _F32) + x
+    return k.select(x <= 0.0, edge, k.max(result, x - _LARGEST))
 
 
 def log(k, x):
     """Natural logarithm."""
     e, f = _split(k, x)
-    return _log_edges(k, x, k.fma(e, _const(k, _LN2), k.fma(_polynomial(k, f, _LOG), f * f, f)))
+    return _log_edges(k, x, k.fma(e, _const(k, _LN2 * 2.0**-23), k.fma(_polynomial(k, f, _LOG), f * f, f)))
 
 
 def log2(k, x):
     """Logarithm to base 2, exact for powers of two."""
     e, f = _split(k, x)
     r = k.fma(f, _const(k, _LOG2E_LO), _polynomial(k, f, _LOG2) * (f * f))
-    return _log_edges(k, x, k.fma(f, _const(k, _LOG2E), r) + e)
+    return _log_edges(k, x, k.fma(e, _const(k, 2.0**-23), k.fma(f, _const(k, _LOG2E), r)))
 
 
 def log10(k, x):
     """Logarithm to base 10."""
     e, f = _split(k, x)
     r = k.fma(f, _const(k, _LOG10E_LO), _polynomial(k, f, _LOG10) * (f * f))
-    r = k.fma(f, _const(k, _LOG10E_HI), k.fma(e, _const(k, _LOG10_2_LO), r))
-    return _log_edges(k, x, k.fma(e, _const(k, _LOG10_2_HI), r))
+    r = k.fma(f, _const(k, _LOG10E_HI), k.fma(e, _const(k, _LOG10_2_LO * 2.0**-23), r))
+    return _log_edges(k, x, k.fma(e, _const(k, _LOG10_2_HI * 2.0**-23), r))
 
 
 def _log1p_finite(k, x):
@@ -223,7 +230,7 @@ def _log1p_finite(k, x):
 
 def log1p(k, x):
     """log(1 + x), accurate near 0."""
-    return _log_edges(k, x, _log1p_finite(k, x), zero=-1.0)
+    return _log_edges(k, x + 1.0, _log1p_finite(k, x))
 
 
 def _log_of_sum(k, a, w):
@@ -257,13 +264,12 @@ def arctanh(k, x):
 
 # ---- error function -------------------------------------------------------------------------------------------------
 
-# log(1 - erf(a)) / a on [0, 3.95] less the first coefficient's float32 head, relative error of erf 2**-24.7
-_ERF_HEAD = -1.12837923
+# 4 (1 - (1 - erf(a))**(1/8)) / a on [0, 4], its constant term as a sum of two; relative error of erf 2**-27.0
+_ERF_HEAD = 0.564189613
 _ERF = (
-    -4.15979121e-05, 0.000387670007, -0.00127105368, -0.000178317307, 0.0193017628, -0.102807313, -0.636617541,
-    5.86353828e-08,
+    1.91511845e-05, -0.000355074793, 0.0020500261, -0.00074391946, -0.026358705, 0.0083568031, 0.278521359,
+    -2.93176914e-08,
 )  # fmt: skip
-_EXPM1_TAIL = (0.00138706923, 0.00836627185, 0.0416674353, 0.166665465, 0.49999997)  # _EXPM1 less its constant term
 
 # erfinv(x) / x as polynomials in w = log(1 - x**2) down to -6.125, and in w + 11.375 from there to -16.7 (about their
 # middle they lose less to rounding), relative errors 2**-23.9 and 2**-23.2
@@ -279,14 +285,16 @@ _ERFINV_TAIL_CENTRE = -11.375
 
 
 def erf(k, x):
-    """Error function as 1 - e**g(|x|), g a polynomial: one formula for the whole axis, no division, no selection."""
-    a = k.min(_const(k, 3.95), k.abs(x))
-    g = k.fma(a, _const(k, _ERF_HEAD), _polynomial(k, a, _ERF) * a)
-    t = k.fma(g, _const(k, _LOG2E), _const(k, _TO_INTEGER + _BIAS))
-    r = k.fma(t - (_TO_INTEGER + _BIAS), _const(k, -_LN2), g)
-    p = k.fma(_polynomial(k, r, _EXPM1_TAIL), r * r, r)
-    s = _shifted_exponent(k, t)
-    return k.copysign(k.fma(-p, s, 1.0 - s), x)
+    """Error function as 1 - (1 - v)**8, v a polynomial in |x|: one formula for the whole axis, no division."""
+    a = k.min(_const(k, 4.0), k.abs(x))
+    v4 = k.fma(a, _const(k, _ERF_HEAD), _polynomial(k, a, _ERF) * a)  # of four, so that denormals stay whole
+    v = v4 * 0.25
+    # d = 2 v - (1 - (1 - v)**2), then 4 v - (1 - (1 - v)**4): what is subtracted loses less than what is left
+    d = v * v
+    w = (v + v) - d
+    d = k.fma(w, w, d + d)
+    w = v4 - d
+    return k.copysign(k.fma(-w, w, w + w), x)
 
 
 def erfinv(k, x):
@@ -431,7 +439,6 @@ def arctan2(k, y, x):
 # log2(1 + f) / f on [-1/4, 1/2], relative error 2**-33: the high powers in float32, the low ones in float64
 _POW_LOG2_HIGH = (-0.044958815, 0.115508996, -0.152872056, 0.164656714, -0.180314407, 0.205820397, -0.240428224)
 _POW_LOG2_LOW = (0.2885460235013229, -0.3606743593517662, 0.4808982822264261, -0.7213475168560286, 1.4426950409945383)
-_LARGEST = 3.40282347e38
 
 
 def pow(k, x, y):
@@ -451,10 +458,10 @@ def pow(k, x, y):
     v = k.cast(_clamp(k, y, -_LARGEST, _LARGEST), _F64) * k.fma(p, f, k.cast(e, _F64))
     v = k.max(k.const(-152.0, _F64), k.min(k.const(130.0, _F64), v))
 
-    magic = 2.0 * _TO_INTEGER_F64 + 2.0 * _BIAS  # rounds to an even integer, as _TO_EVEN does
+    magic = _TO_INTEGER_F64 + 2.0 * _BIAS
     t = v + magic
-    s = k.bitcast(k.cast(k.bitcast(t, _I64), _I32) << 23, _F32)
-    magnitude = _polynomial(k, k.cast(v - (t - magic), _F32), _EXP2) * s * s
+    bits = k.cast(k.bitcast(t, _I64), _I32)
+    magnitude = _scaled(k, _polynomial(k, k.cast(v - (t - magic), _F32), _EXP2), bits)
 
     floor, half = k.floor(y), y * 0.5
     odd = (floor == y) & (k.floor(half) != half)

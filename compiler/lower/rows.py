@@ -44,14 +44,25 @@ class RowEmitter:
         self.computed: set[int] = set()  # shared values that an earlier stage has put into scratch
 
     def emit(self) -> None:
-        e = self.e
+        e, nodes = self.e, self.last()
+        self.late = self.stages.pop() if self._ends_with_stores(nodes) else []
         self.scratch = {id(n): self._kept_where(n) for n in self._shared()}
         for stage in self.stages:
             self._reduce_stage(stage)
+        if nodes:
+            self._store_full([*nodes, *[n.args[0] for n in self.late]], 0)
         for root, position, buffer in self.rows:
             e.k.store(e.value(root), buffer, e.index(position))
-        if nodes := self.last():
-            self._store_full(nodes, 0)
+
+    def _ends_with_stores(self, nodes: Sequence[Scalar]) -> bool:
+        """Whether the loop that stores what has a value per element takes the last stage, too: nothing there may depend
+        on it, and no long chains, which are interleaved only in loops without results.
+        """
+        below, stage = reachable(nodes), {id(n) for n in self.stages[-1]}
+        if not nodes or len(self.form.inner) > 1 or any(id(n) in stage for n in below):
+            return False
+        chains = any(getattr(n.data[0], "costly", False) and n.free & set(self.form.inner) for n in below if n.kind == "apply")
+        return not chains and all(n.dtype.kind != "c" for n in self.stages[-1])
 
     def last(self) -> list[Scalar]:
         """What the last loop computes for each element."""
@@ -74,7 +85,8 @@ class RowEmitter:
 
     def _shared(self) -> list[Scalar]:
         """Expensive per-element values that more than one stage needs, largest expressions only."""
-        groups = [[n.args[0] for n in stage] for stage in self.stages] + [self.last()]
+        groups = [[n.args[0] for n in stage] for stage in self.stages]
+        groups.append([*self.last(), *[n.args[0] for n in self.late]])
         bound = frozenset(self.form.inner)
         uses: dict[int, tuple[Scalar, int]] = {}
         for group in groups:
@@ -124,10 +136,13 @@ class RowEmitter:
                     e.k.store(e.value(root), buffer, e.index(position))
             self.finish_element()
 
-        if n == len(inner) - 1:
-            e.parallel(inner[n], extent, body)
-        else:
+        if n < len(inner) - 1:
             e.repeat(inner[n], extent, lambda: self._store_full(nodes, n + 1))
+        elif self.late:
+            for node, value in zip(self.late, e.reduce(inner[n], self.late, extent, body), strict=True):
+                e.scopes[-1][id(node)] = value
+        else:
+            e.parallel(inner[n], extent, body)
 
     def _reduce_stage(self, stage: list[Scalar]) -> None:
         e, inner = self.e, self.form.inner

@@ -1,9 +1,8 @@
 """The functions of the scalar builder: rounding, integer division, and what records call exp, tanh, power, ...
 
 Real transcendental functions become operations of the `math` dialect, which each target implements in its own way (the
-CPU by the polynomials of
-mathlib.py, Metal by its library); what that dialect lacks is composed here. Complex ones follow the usual formulas by
-parts.
+CPU by the polynomials of mathlib.py, Metal by its library); what that dialect lacks is composed here. Those of complex
+numbers are composed in complex_math.py.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mlxir.compiler.lower import mathlib
+from mlxir.compiler.lower import complex_math, mathlib
 from mlxir.compiler.lower.builder import _TYPES, KernelBuilder, Reg, _unsigned
 from mlxir.dialects.mlir import ir
 from mlxir.runtime.dtypes import bool_, complex64, float32, float64
@@ -25,7 +24,7 @@ class ScalarBuilder(KernelBuilder):
         return self.reg(f"math.{name}", args, args[0].dtype)
 
     def _by_parts(self, name: str, x: Reg) -> Reg:
-        rule = _COMPLEX.get(name)
+        rule = complex_math.FUNCTIONS.get(name)
         if rule is None:
             raise CompileError(f"[lower] {name} of complex64 is not supported by the compiled tier")
         return rule(self, x)
@@ -50,12 +49,12 @@ class ScalarBuilder(KernelBuilder):
         return x if _unsigned(x.dtype) else self._math("absi", x)
 
     def _hypot(self, a: Reg, b: Reg) -> Reg:
-        """sqrt(a^2 + b^2) scaled by the larger one, so that it neither overflows nor underflows early."""
+        """sqrt(a^2 + b^2) scaled by the larger one, which neither overflows nor underflows early; infinity wins."""
         a, b = self.abs(a), self.abs(b)
         big, small = self.maximum(a, b), self.minimum(a, b)
         ratio = self.select(big == 0.0, self.const(0, float32), small / big)
         scaled = big * self.sqrt(ratio * ratio + 1.0)
-        return self.select(big == math.inf, big, scaled)
+        return self.select((a == math.inf) | (b == math.inf), self.const(math.inf, float32), scaled)
 
     def sign(self, x: Reg) -> Reg:
         zero = self.const(0, x.dtype)
@@ -64,7 +63,8 @@ class ScalarBuilder(KernelBuilder):
         if x.dtype is complex64:
             size = self.abs(x)
             safe = self.select(size == 0.0, self.const(1, float32), size)
-            return self._complex(x.value[0] / safe, x.value[1] / safe)
+            lost = size == math.inf  # the direction
+            return self._complex(*[self.select(lost, self.const(math.nan, float32), p / safe) for p in x.value])
         one = self.const(1, x.dtype)
         if _unsigned(x.dtype):
             return self.select(x == zero, zero, one)
@@ -81,6 +81,9 @@ class ScalarBuilder(KernelBuilder):
 
     def conjugate(self, x: Reg) -> Reg:
         return self._complex(x.value[0], -x.value[1])
+
+    def div(self, a: Reg, b: Reg) -> Reg:
+        return complex_math.divide(self, a, b) if a.dtype is complex64 else super().div(a, b)
 
     # -- rounding and integer division --------------------------------------------------------------------------------
     def _rounding(self, name: str, x: Reg) -> Reg:
@@ -163,16 +166,17 @@ class ScalarBuilder(KernelBuilder):
         return self._math("atan2", y, x)
 
     def sigmoid(self, x: Reg) -> Reg:
-        """exp(-|x|) never overflows: 1 / (1 + e) for x >= 0, e / (1 + e) below."""
+        """e^x / (e^x + 1), which is 1 long before e^x overflows."""
         if x.dtype is complex64:
             return 1.0 / (self.exp(-x) + 1.0)
-        e = self.exp(-self.abs(x))
-        return self.select(x < 0.0, e, self.const(1, x.dtype)) / (e + 1.0)
+        e = self.exp(self.min(self.const(64, x.dtype), x))
+        return e / (e + 1.0)
 
     def logaddexp(self, a: Reg, b: Reg) -> Reg:
-        big, small = self.maximum(a, b), self.minimum(a, b)
-        infinite = (small == -math.inf) | (big == math.inf)
-        return self.select(infinite, big, big + self.log1p(self.exp(small - big)))
+        """max(a, b) + log(1 + e^-|a - b|), where equal infinities are 0 apart."""
+        big = self.max(a, b)
+        apart = self.min(a, b) - big if a.dtype is complex64 else -self.abs(a - b)
+        return big + self.log1p(self.exp(self.select(a == b, self.const(0, a.dtype), apart)))
 
     def erfinv(self, x: Reg) -> Reg:
         """The polynomial of mathlib in float32; float64 adds two Newton steps on erf to it."""
@@ -190,84 +194,6 @@ _MATH = {
     "sin": "sin", "cos": "cos", "tan": "tan", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "sinh": "sinh",
     "cosh": "cosh", "tanh": "tanh", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "erf": "erf",
 }  # fmt: skip
-
-
-def _complex_exp(k: ScalarBuilder, z: Reg) -> Reg:
-    size = k.exp(z.value[0])
-    return k._complex(size * k.cos(z.value[1]), size * k.sin(z.value[1]))
-
-
-def _complex_log(k: ScalarBuilder, z: Reg) -> Reg:
-    return k._complex(k.log(k.abs(z)), k.arctan2(z.value[1], z.value[0]))
-
-
-def _complex_sqrt(k: ScalarBuilder, z: Reg) -> Reg:
-    """Principal root: t = sqrt((|z| + |re|) / 2), the other part im / 2t."""
-    real, imag = z.value
-    t = k.sqrt((k.abs(z) + k.abs(real)) * 0.5)
-    safe = k.select(t == 0.0, k.const(1, float32), t)
-    other = imag / (safe * 2.0)
-    right = real >= 0.0
-    return k._complex(k.select(right, t, k.abs(other)), k.select(right, other, k.copysign(t, imag)))
-
-
-def _complex_sin(k: ScalarBuilder, z: Reg) -> Reg:
-    a, b = z.value
-    return k._complex(k.sin(a) * k.cosh(b), k.cos(a) * k.sinh(b))
-
-
-def _complex_cos(k: ScalarBuilder, z: Reg) -> Reg:
-    a, b = z.value
-    return k._complex(k.cos(a) * k.cosh(b), -(k.sin(a) * k.sinh(b)))
-
-
-def _complex_sinh(k: ScalarBuilder, z: Reg) -> Reg:
-    a, b = z.value
-    return k._complex(k.sinh(a) * k.cos(b), k.cosh(a) * k.sin(b))
-
-
-def _complex_cosh(k: ScalarBuilder, z: Reg) -> Reg:
-    a, b = z.value
-    return k._complex(k.cosh(a) * k.cos(b), k.sinh(a) * k.sin(b))
-
-
-def _times_i(k: ScalarBuilder, z: Reg) -> Reg:
-    return k._complex(-z.value[1], z.value[0])
-
-
-def _complex_arcsin(k: ScalarBuilder, z: Reg) -> Reg:
-    """-i log(iz + sqrt(1 - z^2))."""
-    w = k.log(_times_i(k, z) + k.sqrt(1.0 - z * z))
-    return k._complex(w.value[1], -w.value[0])
-
-
-def _complex_arctan(k: ScalarBuilder, z: Reg) -> Reg:
-    """i/2 (log(1 - iz) - log(1 + iz))."""
-    iz = _times_i(k, z)
-    return _times_i(k, k.log(1.0 - iz) - k.log(iz + 1.0)) * 0.5
-
-
-_COMPLEX = {
-    "exp": _complex_exp,
-    "expm1": lambda k, z: _complex_exp(k, z) - 1.0,
-    "log": _complex_log,
-    "log2": lambda k, z: _complex_log(k, z) * (1 / math.log(2)),
-    "log10": lambda k, z: _complex_log(k, z) * (1 / math.log(10)),
-    "log1p": lambda k, z: _complex_log(k, z + 1.0),
-    "sqrt": _complex_sqrt,
-    "sin": _complex_sin,
-    "cos": _complex_cos,
-    "tan": lambda k, z: _complex_sin(k, z) / _complex_cos(k, z),
-    "sinh": _complex_sinh,
-    "cosh": _complex_cosh,
-    "tanh": lambda k, z: _complex_sinh(k, z) / _complex_cosh(k, z),
-    "arcsin": _complex_arcsin,
-    "arccos": lambda k, z: math.pi / 2 - _complex_arcsin(k, z),
-    "arctan": _complex_arctan,
-    "arcsinh": lambda k, z: k.log(z + k.sqrt(z * z + 1.0)),
-    "arccosh": lambda k, z: k.log(z + k.sqrt(z + 1.0) * k.sqrt(z - 1.0)),
-    "arctanh": lambda k, z: (k.log(z + 1.0) - k.log(1.0 - z)) * 0.5,
-}
 
 
 def define_math_function(module_body: ir.Block, symbol: str, function: Any, arity: int) -> None:

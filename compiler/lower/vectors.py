@@ -165,9 +165,9 @@ class VectorEmitter(Emitter):
     def choose(self, mask: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.k.op("arith.select", [mask, a, b], a.type)
 
-    def leading(self, value: ir.Value, lanes: int, dtype: Dtype) -> ir.Value:
-        """The first `lanes` lanes."""
-        mask = ir.DenseI64ArrayAttr.get(range(lanes))
+    def leading(self, value: ir.Value, lanes: int, dtype: Dtype, first: int = 0) -> ir.Value:
+        """`lanes` lanes from lane `first` on."""
+        mask = ir.DenseI64ArrayAttr.get(range(first, first + lanes))
         return self.k.op("vector.shuffle", [value, value], self.vector_type(lanes, dtype), mask=mask)
 
     def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:

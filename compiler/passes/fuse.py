@@ -65,11 +65,13 @@ class Group:
         return False
 
 
-def fuse(module: Module, mixed: bool = False) -> Fused:
-    """Fuse `main`; `mixed`: for a target with kernels that reduce rows and columns."""
+def fuse(module: Module, vectors: bool = False) -> Fused:
+    """Fuse `main`; `vectors`: for a target with kernels that reduce rows and columns, and with products that compute an
+    operand on the way.
+    """
     main = module.find("main")
     ops, results, waits = without_depends(*main.read())
-    return outline(main, ops, results, Fusion(ops, results, waits, mixed).groups)
+    return outline(main, ops, results, Fusion(ops, results, waits, vectors).groups)
 
 
 def _sizes(a: Group, b: Group) -> tuple[int, ...]:
@@ -84,8 +86,8 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Fusion:
     """The kernels of a function while they are formed."""
 
-    def __init__(self, ops: list[Op], results: list[Tensor], waits: Waits, mixed: bool):
-        self.ops, self.waits = ops, waits
+    def __init__(self, ops: list[Op], results: list[Tensor], waits: Waits, vectors: bool):
+        self.ops, self.waits, self.vectors = ops, waits, vectors
         self.users: dict[int, list[int]] = {}
         self.producer = {id(t): n for n, op in enumerate(ops) for t in op.results}
         for n, op in enumerate(ops):
@@ -99,7 +101,7 @@ class Fusion:
         for n in reversed(range(len(ops))):
             self._place(n)
         self._merge_siblings()
-        if mixed:
+        if vectors:
             join_columns(self)
         self.groups = _ordered([g for g in self.groups if g.merged_into is None])
 
@@ -197,8 +199,34 @@ class Fusion:
                 if op.record.name in VIEWS:
                     continue
                 if self._takes_from_memory(user, t) or (reader.name in VIEWS and self._feeds_contraction(user)):
-                    return True
+                    return not self._computed_on_the_way(op)
         return False
+
+    def _computed_on_the_way(self, op: Op) -> bool:
+        """Whether only products read a value that is computed cheaply from half of its memory or less: dequantised
+        weights.
+        """
+        todo, seen, read = list(op.operands), set[int](), 0
+        whole = sum(t.aval.size * t.dtype.size for t in op.results)
+        if not self.vectors or op.record.lowering != "element" or not self._only_products_read(op):
+            return False
+        while todo:
+            t = todo.pop()
+            if id(t) in seen:
+                continue
+            seen.add(id(t))
+            below = self.producer.get(id(t))
+            record = None if below is None else self.ops[below].record
+            if record is None or record.lowering != "element" or getattr(record, "costly", False):
+                read += t.aval.size * t.dtype.size
+            else:
+                todo += self.ops[below].operands
+        return 2 * read <= whole
+
+    def _only_products_read(self, op: Op) -> bool:
+        readers = [self.ops[u] for t in op.results for u in self.users.get(id(t), ())]
+        names = [(r, r.record.name) for r in readers]
+        return all(name == "matmul" or (name in VIEWS and self._only_products_read(r)) for r, name in names)
 
     def _feeds_contraction(self, n: int) -> bool:
         for t in self.ops[n].results:
@@ -221,11 +249,7 @@ class Fusion:
             inline = inline and all(size * SHORT >= prod(g.shape) for g in readers)
         if inline and len(readers) > 1 and (costly or op.record.kind in ("elementwise", "reduction")):
             # Computing it in several kernels reads its operands several times instead of it once.
-            inline = (
-                not costly
-                and op.operands != []
-                and sum(s for t in op.operands if (s := t.aval.size) * 8 > size) <= size
-            )
+            inline = not costly and op.operands != [] and self._elements_read(op) <= size
         inline = inline and all(self._has_room(g, n) for g in readers)
         if inline and costly:
             inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) or self._per_row(n, g) for g in readers)
@@ -235,6 +259,23 @@ class Fusion:
                 g.members.add(n)
             return
         self._join_or_start(n, op.results[0].shape, None, readers)
+
+    def _elements_read(self, op: Op) -> int:
+        """How many elements computing a result anew reads, beside small operands: those of x for 0.04 * x * x."""
+
+        def large(op: Op) -> dict[int, int]:
+            return {id(t): s for t in op.operands if (s := t.aval.size) * 8 > op.results[0].aval.size}
+
+        read = large(op)
+        for value in [v for v in read if self._is_cheap(v)]:
+            if large(self.ops[self.producer[value]]).keys() <= read.keys() - {value}:
+                del read[value]
+        return sum(read.values())
+
+    def _is_cheap(self, value: int) -> bool:
+        """Whether one cheap operation on elements makes it."""
+        record = self.ops[self.producer[value]].record if value in self.producer else None
+        return record is not None and record.kind == "elementwise" and not getattr(record, "costly", False)
 
     def _per_row(self, n: int, g: Group) -> bool:
         """Whether operation n computes on the results of a reduction whose rows `g` can walk: once per row then (x -
@@ -439,12 +480,17 @@ def _ordered(groups: list[Group]) -> list[Group]:
 
     A kernel has the place of its last operation: its first may be one of the forward pass that a kernel of the backward
     pass computes again, and a kernel that runs before it is needed keeps its results, and postpones what would free
-    others.
+    others. But one that nobody reads makes results of the program, which have their memory: the update of a weight runs
+    as soon as its operands are there (scalars, like the rate, whenever they are needed), and frees them.
     """
     order: list[Group] = []
     done: set[Group] = set()
     begun: set[Group] = set()
-    place = {g: max(g.members) for g in groups}
+    place = {g: (max(g.members), 0) for g in groups}
+    read = {b for g in groups for b in g.after}
+    for g in [g for g in groups if g.after and g not in read]:
+        operands = [b for a in g.after for b in (a.after if prod(a.shape) == 1 else [a])]
+        place[g] = max([place[b][0] for b in operands], default=-1), 1
     stack = sorted(groups, key=lambda g: place[g], reverse=True)
     while stack:
         g = stack[-1]

@@ -3,7 +3,7 @@
     %s = sum %x [1]    %dx = ... (%x, %s)                          one kernel over the rows of %x, whose pieces
     %dw = sum (%g * %x) [0]    (waits for %s or reads %x)    ->    keep sums of columns beside it (lower/mixed.py)
 
-The gradient of a normalisation is such a pair. Only targets with that form of kernel run this (`fuse(mixed=True)`).
+The gradient of a normalisation is such a pair. Only targets with that form of kernel run this (`fuse(vectors=True)`).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ pairwise summation; and so a matrix product of great depth with few results.
 
     sum(x: 1000000xf32) {axes=[0]}       ->   sum(sum(reshape(x): 50x20000xf32) {axes=[1]}) {axes=[0]}
     sum(x: 32x28x28x16xf32) {axes=[0,1,2]} ->   sum(sum(x) {axes=[1,2]}) {axes=[0]}
+    sum(x: 4096x1024xf32) {axes=[0,1]}   ->   sum(sum(x) {axes=[1]}) {axes=[0]}      where rows of that shape are reduced
     matmul(a: 8x65536xf32, b: 65536x8xf32) ->   sum(matmul(a in 16 pieces, b in 16 pieces): 16x8x8xf32) {axes=[0]}
 
 The number of pieces depends on the shape alone, so results do not depend on the machine's threads.
@@ -22,6 +23,7 @@ LARGE = (
     1 << 20
 )  # elements of a reduction over leading axes that is split although it has many results: rows are read whole
 MOST_PIECES = 64
+FEW_ROWS = 16  # that all threads share
 SHORT = 4  # elements of a reduction that is no loop
 DEEP, FEW_PRODUCTS = 1 << 13, 1 << 14  # of a matrix product: steps along K, and results
 
@@ -29,14 +31,20 @@ DEEP, FEW_PRODUCTS = 1 << 13, 1 << 14  # of a matrix product: steps along K, and
 def split_reductions(module: Module) -> None:
     main = module.find("main")
     ops, _ = main.read()
+    rows = _rows(ops)
     for op in ops:
         if op.record is matmul:
             _split_depth(main, op)
             continue
+        m = main.builder_before(op.operation)
+        if (along := _by_rows(op, rows)) is not None:
+            (inner,) = m.emit(op.record, [op.operands[0]], {"axes": along})
+            (outer,) = m.emit(op.record, [inner], {"axes": tuple(range(len(inner.shape)))})
+            replace(op, outer)
+            continue
         pieces = 0 if _by_first_axis(op) else _pieces(op)
         if not pieces and not _by_first_axis(op):
             continue
-        m = main.builder_before(op.operation)
         x, axes = op.operands[0], op.attrs["axes"]
         first, last = axes[0], axes[-1]
         rest = axes[1:]
@@ -82,6 +90,31 @@ def _by_first_axis(op: Op) -> bool:
         return False
     leading = tuple(axes) == tuple(range(len(axes))) and len(axes) < len(x.shape)
     return leading and results <= FEW_RESULTS and 8 <= x.shape[0] <= 1024 and x.aval.size >= MANY_ELEMENTS
+
+
+def _rows(ops: list[Op]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """The shapes whose rows a reduction walks, with the axes of a row."""
+    found = {}
+    for op in ops:
+        if op.record.kind == "reduction":
+            shape, axes = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))
+            if axes and axes[0] > 0 and axes == tuple(range(axes[0], len(shape))):
+                found[shape] = axes
+    return found
+
+
+def _by_rows(op: Op, rows: dict[tuple[int, ...], tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The axes of a row where everything is reduced, of a shape whose rows another reduction walks.
+
+    Fusion then makes both one kernel: the loss of a layer norm reads what its gradient reads.
+    """
+    if op.record.kind != "reduction" or op.operands[0].shape not in rows:
+        return None
+    shape, along = op.operands[0].shape, rows[op.operands[0].shape]
+    lead = prod(shape[: along[0]])
+    if is_symbolic(prod(shape)) or prod(shape) < MANY_ELEMENTS or not FEW_ROWS <= lead <= MANY_ELEMENTS:
+        return None
+    return along if len(op.attrs["axes"]) == len(shape) else None
 
 
 def _pieces(op: Op) -> int:

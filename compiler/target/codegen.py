@@ -12,7 +12,10 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
+from mlxir.runtime import pages
+
 LEVEL = 1  # of optimisation, in LLVM's count: 2 and 3 make none of our kernels faster
+LARGE = 100_000  # characters, which take LLVM 0.2 s: 4 ms for giving back its pages are not much beside them
 _machines: list[Any] = []  # target machines that nobody uses now; making one takes 2 ms
 
 
@@ -45,11 +48,15 @@ def compiled(text: str, assembly: bool = False, optimised: bool = True) -> bytes
     try:
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
         (_optimise if optimised else _tidy)(module, machine)
+        if len(text) > LARGE:
+            pages.release()  # the passes, before code generation takes as much
         return _emit(module, machine, assembly)
     finally:
         module.close()
         context.close()
         _machines.append(machine)
+        if len(text) > LARGE:
+            pages.release()
 
 
 def _optimise(module: Any, machine: Any) -> None:

@@ -23,8 +23,10 @@ from mlxir.compiler.target.codegen import compiled
 from mlxir.compiler.target.extrema import order_extrema
 from mlxir.compiler.target.interleave import interleave
 from mlxir.compiler.target.llvm_text import to_llvmlite
+from mlxir.compiler.target.streaming import stream
 from mlxir.compiler.target.unswitch import unswitch
 from mlxir.dialects.mlir import context, ir, run_passes, to_llvm, verify_functions
+from mlxir.runtime.caches import streaming_bytes
 from mlxir.runtime.launch import Object
 
 _FUNCTIONS = "convert-func-to-llvm{use-bare-ptr-memref-call-conv=1}"
@@ -101,6 +103,7 @@ def _map_parallel_loops(loops: ir.Module, steps: Mapping[str, int]) -> None:
         parallel.operands[0], parallel.operands[1] = low, high
         unswitch(parallel.regions[0].blocks[0])
         order_extrema(parallel.regions[0].blocks[0])
+        parallel = stream(function, parallel, streaming_bytes())
         interleave(parallel, steps[name], CHAINS)
 
 

@@ -27,7 +27,7 @@ class Softmax(Composite):
         return self.jvp(m, primals, cts, [m.conjugated(outs[0])], **attrs)  # the Jacobian is symmetric
 
     def vmap(self, m: OpBuilder, size: int, args: list, batched: list[bool], **attrs: Any) -> tuple[list, list[bool]]:
-        return m.emit(self, args, {"axes": tuple(a + 1 for a in attrs["axes"])}), [True]
+        return m.emit(self, args, {**attrs, "axes": tuple(a + 1 for a in attrs["axes"])}), [True]
 
 
 def _logsumexp(m: OpBuilder, x: Any, axes: tuple[int, ...]) -> Any:
@@ -54,6 +54,45 @@ class LogSumExp(Composite):
     vmap = Softmax.vmap
 
 
+def _deviations(m: OpBuilder, x: Any, each: Any, eps: Any, axes: tuple[int, ...], centred: bool) -> tuple[Any, Any]:
+    """x less its mean, and what that is multiplied by."""
+    if centred:
+        x = x - m.expanded(m.sum(x, axes=axes), axes) * each
+    return x, m.rsqrt(m.expanded(m.sum(m.square(x), axes=axes), axes) * each + eps)
+
+
+def _normalize(m: OpBuilder, *operands: Any, **attrs: Any) -> Any:
+    deviations, scale = _deviations(m, *operands, **attrs)
+    return deviations * scale
+
+
+class Normalize(Composite):
+    """x (less its mean, where `centred`) / sqrt(its mean square + eps) over `axes`. `each` is 1 / the number of elements,
+    like `eps` a constant: numbers that may be symbolic are operands.
+
+    A derived gradient would pass through the mean square, then through the mean. Here the sums over the tangent belong to
+    the passes over a row that the sums over x need anyway.
+    """
+
+    operands = ("x", "each", "eps")
+
+    def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
+        (x, each, eps), t, axes = primals, tangents[0], attrs["axes"]
+        if t is None:
+            return [None]
+        deviations, scale = _deviations(m, x, each, eps, **attrs)
+        along = m.expanded(m.sum(t * deviations, axes=axes), axes) * each
+        if attrs["centred"]:
+            t = t - m.expanded(m.sum(t, axes=axes), axes) * each
+        return [(t - deviations * (along * scale * scale)) * scale]
+
+    def vjp(self, m: OpBuilder, primals: list, cts: list, outs: list, **attrs: Any) -> list:
+        return [*self.jvp(m, primals, cts, outs, **attrs), None, None]  # the Jacobian is symmetric
+
+    vmap = Softmax.vmap
+
+
+normalize = Normalize("normalize", _normalize, lambda x, each, eps, **attrs: x, ("axes", "centred"))
 softmax = Softmax("softmax", _softmax, lambda x, axes: x, ("axes",))
 logsumexp = LogSumExp(
     "logsumexp", _logsumexp,

@@ -32,14 +32,16 @@ def _lowest(dtype: np.dtype) -> Any:
     """The identity of max."""
     if dtype.kind in "bu":
         return 0
-    return int(np.iinfo(dtype).min) if dtype.kind == "i" else -float("inf")
+    low = -float("inf")
+    return int(np.iinfo(dtype).min) if dtype.kind == "i" else complex(low, low) if dtype.kind == "c" else low
 
 
 def _highest(dtype: np.dtype) -> Any:
     """The identity of min."""
     if dtype.kind in "biu":
         return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
-    return float("inf")
+    high = float("inf")
+    return complex(high, high) if dtype.kind == "c" else high
 
 
 def _shared(m: OpBuilder, out: Any, x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:

@@ -151,6 +151,30 @@ def test_stream_is_accepted_wherever_mlx_accepts_it():
     assert missing == ["set_default_stream"]  # which needs it
 
 
+def test_every_stream_is_looked_at():
+    """Each function and method that takes a stream refuses what is none, and the stream of a device that is not there."""
+    public = {name: functools.reduce(getattr, name.split("."), mlxir) for name in functions()}
+    public |= {f"array.{name}": getattr(mlxir.array, name) for name in METHODS}
+    takers = {}
+    for name, function in public.items():
+        parameters = inspect.signature(function).parameters
+        if "stream" in parameters:
+            required = [p for p in parameters.values() if p.default is p.empty and p.name != "stream"]
+            takers[name] = (function, [None for p in required if p.kind <= p.POSITIONAL_OR_KEYWORD],
+                            {p.name: None for p in required if p.kind is p.KEYWORD_ONLY})  # fmt: skip
+    assert len(takers) > 250 and "array.astype" in takers
+    silent = []
+    for stream, expected in (("cpu", "expected a|stream must be"), (3, "expected a|stream must be"),
+                             (mlxir.gpu, "without gpu backend|expected a Stream"),
+                             (mlxir.Device(mlxir.gpu), "without gpu backend|expected a Stream")):  # fmt: skip
+        for name, (function, args, kwargs) in takers.items():
+            with pytest.raises((TypeError, ValueError, RuntimeError)) as error:
+                function(*args, **kwargs, stream=stream)
+            if not re.search(expected, str(error.value)):
+                silent.append((name, stream, str(error.value)))
+    assert {name for name, _, _ in silent} == {"fast.precompiled_cuda_kernel"}, silent  # says that there is no CUDA
+
+
 METHODS = [n for n in dir(real.array) if not n.startswith("_") and callable(getattr(real.array, n))]
 
 

@@ -400,7 +400,7 @@ SPECIAL_VALUES = {
     "arcsinh": [*ODD, (INF, INF), (-INF, -INF)],
     "arccosh": [(1, 0.0), (1.0 - 2.0**-24, NAN), (0.0, NAN), (-1, NAN), (-5, NAN), (-INF, NAN), (INF, INF)],
     "arctanh": [*ODD, *NAN_BEYOND_ONE, (1, INF), (-1, -INF)],
-    "erf": [*ODD, (INF, 1), (-INF, -1), (4, 1), (-3e38, -1)],
+    "erf": [(0.0, 0.0), (-0.0, -0.0), (2 * TINY, 2 * TINY), (INF, 1), (-INF, -1), (4, 1), (-3e38, -1)],
     "erfinv": [*ODD, *NAN_BEYOND_ONE, (1, INF), (-1, -INF)],
     "sin": [*ODD, *NAN_AT_INFINITY],
     "cos": [*EVEN_ONE, *NAN_AT_INFINITY, (TINY, 1)],
