@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import inspect
 import sys
 import threading
 import time
@@ -37,7 +36,8 @@ from mlxir.runtime.trees import leaves, tree_map, update
 
 from .captured import Placeholders, Snapshot, written
 from .entries import Assumed, Entry, Traced, replay
-from .native import missed, native_functions
+from .native import native_functions
+from .native.functions import Function, native_function
 from .ndarray import array, wrap_new
 from .signatures import (
     KEYWORD,
@@ -108,6 +108,9 @@ class _Cache:
         self.fun, self.inputs, self.outputs, self.shapeless = fun, inputs, outputs, shapeless
         self.name, self.where = describe(fun)
         self.lock = threading.RLock()
+        # Before all else, native code serves calls by the plans of the latest entries (native/calls.py).
+        self.plans: list[tuple[Any, ...]] = []
+        self.served = ctypes.c_uint64()  # calls
         self.clear()
 
     def clear(self) -> None:
@@ -119,10 +122,8 @@ class _Cache:
         self.described: list[tuple[Description, Assumed]] = []
         # The last signature is compared before anything is hashed.
         self.last: tuple[list, Entry | None] = ([object()], None)
-        # Before that, native code serves calls by the plans of the latest entries (native/dispatch.py).
-        self.plans: list[tuple[Any, ...]] = []
-        self.serve: Callable[[tuple, dict], Any] | None = None
-        self.served = ctypes.c_uint64()  # calls
+        self.plans.clear()
+        self.served.value = 0
         self.hits = self.misses = 0
         self.seconds = 0.0
 
@@ -217,13 +218,10 @@ class _Cache:
 
     def plan(self, entry: Entry, numbers: int, args: tuple, kwargs: dict, count: int) -> tuple[Any, ...] | None:
         """The plan for calls like this one, which the entry serves; None where native code does not."""
-        functions = native_functions()
-        if functions is None:
+        if native_functions() is None:
             return None
         from .native.plans import described  # lazy: it loads llvmlite
 
-        if self.serve is None:
-            self.serve = functions.function("serve", self.plans)
         return described(entry, args, kwargs, numbers, count, (self.inputs, self.outputs), self.served)
 
     # -- misses -------------------------------------------------------------------------------------------------------
@@ -378,22 +376,22 @@ def compile(  # noqa: A001 (MLX's name)
     check_callable("compile", fun)
     cache = _Cache(fun, inputs, outputs, shapeless)
 
-    @functools.wraps(fun, updated=())
-    def compiled(*args: Any, **kwargs: Any) -> Any:
-        serve = cache.serve
-        if serve is not None and (result := serve(args, kwargs)) is not missed:
-            return result
-        return cache.call(args, kwargs)
+    public: Any
+    if inputs is None and outputs is None:
 
-    @functools.wraps(fun, updated=())
-    def in_turn(*args: Any, **kwargs: Any) -> Any:
-        with cache.lock:  # one call at a time: each reads the captured state and writes it
-            serve = cache.serve
-            if serve is not None and (result := serve(args, kwargs)) is not missed:
-                return result
+        @native_function("compiled_call", cache.plans)
+        @functools.wraps(fun, updated=())
+        def public(*args: Any, **kwargs: Any) -> Any:
             return cache.call(args, kwargs)
 
-    public: Any = compiled if inputs is None and outputs is None else in_turn
+    else:
+
+        @native_function("compiled_call_in_turn", cache.plans, cache.lock.acquire, cache.lock.release)
+        @functools.wraps(fun, updated=())
+        def public(*args: Any, **kwargs: Any) -> Any:
+            with cache.lock:  # one call at a time: each reads the captured state and writes it
+                return cache.call(args, kwargs)
+
     public.cache_info = cache.info
     public.cache_clear = cache.clear
     _caches[public] = cache
@@ -405,7 +403,7 @@ def traced(fun: Callable, args: tuple, kwargs: dict) -> tuple[Program, list[Valu
 
     Nothing is evaluated, and captured state stays as it is. Raises what `compile` raises.
     """
-    cache = (_caches.get(fun) if inspect.isfunction(fun) else None) or _Cache(fun, None, None)
+    cache = (_caches.get(fun) if isinstance(fun, Function) else None) or _Cache(fun, None, None)
     cache = _Cache(cache.fun, cache.inputs, cache.outputs)
     snapshot = Snapshot(cache.inputs, cache.outputs)
     try:

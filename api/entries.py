@@ -129,18 +129,22 @@ class Entry:
             return lambda given: ()
         among = {number: i for i, number in enumerate(sorted(self.inputs))}
         slots = [(symbol, among[number]) for symbol, number in feed.slots]
+        holds, compute, makers = feed.holds, feed.compute, [trace.data for trace in feed.traces]
 
         def fed(given: list) -> tuple[Buffer, ...] | None:
             symbols = list(feed.bound)
             for symbol, i in slots:
                 symbols[symbol] = given[i]
             try:
-                if not feed.holds(*symbols):
+                if not holds(*symbols):
                     return None
             except ArithmeticError:
                 return None
-            buffers = tuple([t.data(x) for t, x in zip(feed.traces, feed.compute(*symbols), strict=True)])
-            return buffers if all([b.pointer for b in buffers]) else None
+            buffers = tuple([make(x) for make, x in zip(makers, compute(*symbols), strict=True)])
+            for buffer in buffers:
+                if not (buffer.address or buffer.pointer):
+                    return None
+            return buffers
 
         return fed
 

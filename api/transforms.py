@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mlxir.compiler.activity import check_differentiable
-from mlxir.compiler.evaluate import ValueTracing, evaluate, native, start
+from mlxir.compiler.evaluate import ValueTracing, evaluate, start
 from mlxir.compiler.graph import (
     Trace,
     Value,
@@ -33,6 +33,7 @@ from mlxir.runtime.trees import broadcast_prefix, container_kind, flatten, leave
 
 from . import values
 from .linearized import linearized
+from .native.functions import native_function
 from .ndarray import array, wrap
 from .random import RandomState
 
@@ -50,14 +51,13 @@ def _values_in(trees: tuple) -> list[Value]:
     return [x._value for x in found if isinstance(x, array)] + [x.value for x in found if isinstance(x, RandomState)]
 
 
+@native_function("evaluate_call")
 def eval(*args: Any) -> None:  # noqa: A001 (MLX's name)
     """Evaluate every array in the given trees; other leaves are ignored. Returns when the data is there.
 
     Raises ValueError for a value that depends on the arguments of a running vmap or compile.
     """
-    evaluated = native.evaluated
-    if evaluated is None or not evaluated(*args):
-        evaluate(_values_in(args))
+    evaluate(_values_in(args))
 
 
 def async_eval(*args: Any) -> None:

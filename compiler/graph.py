@@ -176,6 +176,10 @@ class Tape:
         return node.primitive, tuple([attr_key(a) for a in node.attrs.values()])
 
 
+running_traces: list[None] = []
+"""As many as traces run on all threads: where it is empty, nobody needs to look at his thread's `running`."""
+
+
 class _Running(threading.local):
     depth = 0
     traces: tuple[Trace, ...] = ()
@@ -187,9 +191,11 @@ class _Running(threading.local):
     def enter(self) -> None:
         self.depth += 1
         self.tape = None
+        running_traces.append(None)
 
     def leave(self) -> None:
         self.depth -= 1
+        running_traces.pop()
         if not self.depth:
             self.tape = Tape()
 

@@ -52,8 +52,11 @@ from mlxir.compiler.target import cpu, metal
 from mlxir.compiler.target.codegen import compiled
 from mlxir.compiler.target.launcher import launcher
 from mlxir.dialects.mlir import Function, Module, context, ir, run_passes
+from mlxir.runtime import pages
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import Object, Schedule, thread_count
+
+pages.release()  # of what loading MLIR has read, little is needed again
 
 Observer = Callable[[str, Callable[[], str]], None]
 """Called with each stage's name and a function that prints it."""

@@ -24,7 +24,7 @@ except ImportError:
     from torch_mlir._mlir_libs._mlirDialectsLLVM import translate_module_to_llvmir
     from torch_mlir.passmanager import PassManager
 
-from mlxir.runtime import dtypes, pages
+from mlxir.runtime import dtypes
 from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import CompileError
 from mlxir.runtime.knobs import knobs
@@ -97,7 +97,6 @@ _without_classes((*_DIALECTS, "mx"))
 context = ir.Context(load_on_create_dialects=list(_DIALECTS))
 with context, ir.Location.unknown():
     _define_dialect()
-pages.release()
 
 with context, ir.Location.unknown():
     _UNKNOWN = ir.Location.unknown()

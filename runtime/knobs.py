@@ -41,7 +41,7 @@ def _tier() -> str:
     return "compiled" if os.environ.get("MLXIR_DEVICE") == "metal-emulated" else "auto"
 
 
-@dataclass
+@dataclass(slots=True)
 class Knobs:
     """The settings of this process; assign to a field to change it while running."""
 

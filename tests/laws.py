@@ -319,13 +319,17 @@ def arrays(row: Row, dtype: str) -> list[np.ndarray]:
     return [sample(s, d or dtype, domain, i) for i, (s, d, domain) in enumerate(row.operands)]
 
 
+def applied(row: Row, builder: GraphBuilder, handles: list[GraphHandle]) -> list[GraphHandle]:
+    """The results of the row for these operands."""
+    outs = builder.emit(RECORDS[row.name], row.before(builder, handles) if row.before else handles, row.attrs)
+    return row.after(builder, outs) if row.after else outs
+
+
 def traced(row: Row, operands: list[np.ndarray]) -> Cut:
     """The program that applies the primitive once."""
     builder = GraphBuilder()
     handles: list[GraphHandle] = [builder.handle(constant(a)) for a in operands]
-    outs = builder.emit(RECORDS[row.name], row.before(builder, handles) if row.before else handles, row.attrs)
-    outs = row.after(builder, outs) if row.after else outs
-    return cut([o.value for o in outs], [h.value for h in handles])
+    return cut([o.value for o in applied(row, builder, handles)], [h.value for h in handles])
 
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-6, "float64": 1e-12, "complex64": 4e-6}

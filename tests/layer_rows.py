@@ -76,6 +76,8 @@ LAYERS = [
     ("nn.Bilinear(8,8,5)", (FLAT, FLAT)),
     ("nn.Bilinear(8,8,5,bias=False)", (FLAT, FLAT)),
     ("nn.Identity(1,2)", (FLAT,)),
+    ("nn.FullyShardedModule(nn.Linear(8,5))", (FLAT,)),
+    ("nn.fully_shard(nn.Sequential(nn.Linear(8,6),nn.ReLU(),nn.FullyShardedModule(nn.Linear(6,4))))", (FLAT,)),
     ("nn.Embedding(4,6)", (TOKENS,)),
     ("(lambda e: lambda x: e.as_linear(x))(nn.Embedding(9,8))", (FLAT,)),
     ("nn.Conv1d(4,6,3)", (LINE,)),

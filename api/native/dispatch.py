@@ -1,16 +1,15 @@
 """Calls of compiled functions, in native code (`words.py` says how these functions are read).
 
 A *plan* is what an entry of a compiled function knows of its calls, as words (`plans.py` writes them): the trees of
-arguments and results as a stream of nodes, and how the program is launched. For `f({"w": x}, 2)` whose result is
+arguments and results as a stream of nodes, and how the program is launched. For `f({"w": x}, k=2)` whose result is
 `(x * 2, "done")`:
 
-    match:  TUPLE tuple 2   DICT dict 1  "w" ARRAY (8,) float32   CONSTANT int 2      then the keywords: DICT dict 0
+    match:  DICT dict 1  "w" ARRAY (8,) float32   CONSTANT int 2
     result: TUPLE 2   NEW 0   CONSTANT "done"
 
-`serve` walks the arguments along the first stream. If they are alike, it takes memory for the results, runs the
+`calls.py` walks the arguments along the first stream. If they are alike, it takes memory for the results, runs the
 program's kernels, and makes the tree of results along the second. At the first difference, and for whatever is unusual
-(an array that is not evaluated, a subclass, a running trace), it returns `env.missed`, and the caller does what it does
-without native code: every call could end so.
+(a subclass, a running trace), Python does what it does without native code: every call could end so.
 
 Everything that is owned during a call lies in its *frame*, which is emptied in one place. A function returns 0 where
 it failed, with Python's exception set.
@@ -20,10 +19,10 @@ from __future__ import annotations
 
 from .form import (
     ARENA,
-    ARENA_BLOCK,
     ARENA_SIZE,
     ARRAY,
     ARRAYS,
+    BLOCK,
     BLOCK_COUNT,
     BLOCKS,
     BUFFERS,
@@ -35,40 +34,45 @@ from .form import (
     EXTRA,
     EXTRAS,
     FED,
-    FEED,
-    FRAME,
-    HITS,
+    FLOAT,
     HOLDS,
     IGNORED,
     INPUTS,
     LAST_HOLDER,
     LAST_START,
+    LATE,
     LIST,
     LISTS,
     LONG,
     MEMBER,
     MEMBERS,
+    NAMES,
     NODES,
     NUMBER,
     NUMBERS,
+    OBJECT,
     OUTPUTS,
     OWNED,
     OWNED_FIRST,
+    POSITIONAL,
     PROGRAM,
     RANDOM,
-    RESULT,
     RUN,
     STATE_ARRAY,
     THREADS,
     TUPLE,
-    UID,
     WRITTEN,
 )
 from .layout import (
     ARRAY_VALUE,
     BUFFER_ADDRESS,
     BUFFER_OWNER,
-    HOLDER_BLOCK,
+    FLOAT_BITS,
+    HOLDER_START,
+    ITEM_COUNT,
+    KNOB_THREADS,
+    LIST_ITEMS,
+    TUPLE_ITEMS,
     TYPE,
     VALUE_BUFFER,
     VALUE_DTYPE,
@@ -76,9 +80,8 @@ from .layout import (
     VALUE_OWNER,
     VALUE_SHAPE,
 )
-from .objects import exactly, give, has_data, new_holder, new_reference, take, unsigned
-from .results import build, write
-from .words import builtin, env, invoke, py, stack
+from .objects import EQUAL, exactly, give, has_data, new_holder, new_reference, same_shape, take, unsigned
+from .words import env, invoke, py, stack
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -100,6 +103,12 @@ def match(plan, frame, x):
     if kind == CONSTANT:
         frame[CURSOR] += 3
         return exactly(x, at[2])
+    if kind == FLOAT:
+        frame[CURSOR] += 2
+        return x[TYPE] == env.float and x[FLOAT_BITS] == at[1]
+    if kind == OBJECT:
+        frame[CURSOR] += 5
+        return x[TYPE] == at[1] and match_object(plan, frame, at, x)
     if kind == IGNORED:
         frame[CURSOR] += 2
         return x[TYPE] == at[1]
@@ -140,21 +149,46 @@ def match_dict(plan, frame, x, n):
 
 def match_items(plan, frame, x, n, kind):
     for i in range(n):
-        size = py.PyList_Size(x) if kind == LIST else py.PyTuple_Size(x)
-        if size != n:
+        if x[ITEM_COUNT] != n:
             return 0
-        if not match(plan, frame, py.PyList_GetItem(x, i) if kind == LIST else py.PyTuple_GetItem(x, i)):
+        if not match(plan, frame, x[LIST_ITEMS][i] if kind == LIST else x[TUPLE_ITEMS + i]):
             return 0
-    return n > 0 or (py.PyList_Size(x) if kind == LIST else py.PyTuple_Size(x)) == 0
+    return x[ITEM_COUNT] == n
+
+
+def match_object(plan, frame, at, x):
+    """Whether an object of a registered class has the auxiliary data and the children of the node at `at`."""
+    parts = py.PyObject_CallOneArg(at[2], x)
+    if not parts:
+        return 0
+    found = 0
+    if parts[TYPE] == env.tuple and parts[ITEM_COUNT] == 2:
+        items, auxiliary = parts[TUPLE_ITEMS], parts[TUPLE_ITEMS + 1]
+        if py.PyObject_RichCompareBool(auxiliary, at[3], EQUAL) > 0:
+            if items[TYPE] == env.list:
+                found = match_items(plan, frame, items, at[4], LIST)
+            elif items[TYPE] == env.tuple:
+                found = match_items(plan, frame, items, at[4], TUPLE)
+    py.Py_DecRef(parts)
+    return found
 
 
 def match_value(plan, frame, at, value):
-    """Whether a value has data of the shape and dtype at `at`. It goes to the frame, its address to the table."""
-    if not value or value[VALUE_DTYPE] != at[2] or not has_data(value):
+    """Whether a value has the shape and dtype at `at`. It goes to the frame, its address to the table."""
+    if not value or value[VALUE_DTYPE] != at[2] or not same_shape(at[1], value[VALUE_SHAPE]):
         return 0
-    if value[VALUE_SHAPE] != at[1] and not exactly(at[1], value[VALUE_SHAPE]):
-        return 0
-    return hold(plan, frame, value)
+    if value[VALUE_BUFFER] == env.none:
+        return later(frame, value)
+    return has_data(value) and hold(plan, frame, value)
+
+
+def later(frame, value):
+    """Remember a value that has to be evaluated first."""
+    if not frame[LATE]:
+        frame[LATE] = py.PyList_New(0)
+        if not frame[LATE]:
+            return 0
+    return py.PyList_Append(frame[LATE], value) == 0
 
 
 def hold(plan, frame, value):
@@ -171,7 +205,7 @@ def hold(plan, frame, value):
     else:
         if owner != frame[LAST_HOLDER]:
             frame[LAST_HOLDER] = owner
-            frame[LAST_START] = unsigned(py.PyTuple_GetItem(owner[HOLDER_BLOCK], 0))
+            frame[LAST_START] = owner[HOLDER_START]
         address = frame[LAST_START] + unsigned(value[VALUE_OFFSET])
     if address and owner:
         frame[LISTS + plan[ARRAYS] + count] = new_reference(owner)
@@ -192,11 +226,26 @@ def pointer(buffer):
     return address
 
 
-def match_call(plan, frame, arguments):
-    """Whether a plan serves a call."""
-    frame[CURSOR] = plan[NODES]
-    if not (match(plan, frame, arguments[0]) and match(plan, frame, arguments[1])):
+def match_names(names, given):
+    """Whether the names of keywords are those of the plan, in the same order."""
+    if names == given:
+        return 1
+    if not names or not given or names[ITEM_COUNT] != given[ITEM_COUNT]:
         return 0
+    for i in range(names[ITEM_COUNT]):
+        if not exactly(names[TUPLE_ITEMS + i], given[TUPLE_ITEMS + i]):
+            return 0
+    return 1
+
+
+def match_call(plan, frame, arguments, count, names):
+    """Whether a plan serves a call: `count` arguments, then the values of the keywords `names`, a tuple or 0."""
+    if count != plan[POSITIONAL] or not match_names(plan[NAMES], names):
+        return 0
+    frame[CURSOR] = plan[NODES]
+    for i in range(count + (names[ITEM_COUNT] if names else 0)):
+        if not match(plan, frame, arguments[i]):
+            return 0
     if plan[INPUTS] and not match(plan, frame, plan[INPUTS]):
         return 0
     if plan[OUTPUTS] and not plan[CHECKED]:
@@ -210,8 +259,8 @@ def take_memory(plan, frame):
     """Blocks for the results, whose addresses go to the table behind those of the parameters."""
     holders = frame + 8 * (LISTS + 2 * plan[ARRAYS])
     for i in range(plan[BLOCK_COUNT]):
-        block = plan + 8 * (plan[BLOCKS] + 2 * i)
-        holders[i] = new_holder(block[0], block[1])
+        block = plan + 8 * (plan[BLOCKS] + BLOCK * i)
+        holders[i] = new_holder(block[0], block[1], block[2])
         if not holders[i]:
             return 0
     table = frame + 8 * (plan[OWNED] + plan[ARRAYS] + plan[EXTRAS])
@@ -219,7 +268,7 @@ def take_memory(plan, frame):
     for i in range(plan[BUFFERS]):
         if member[0] != known:
             known = member[0]
-            start = unsigned(py.PyTuple_GetItem(holders[known][HOLDER_BLOCK], 0))
+            start = holders[known][HOLDER_START]
         table[i] = start + member[1]
         member += 8 * MEMBER
     return 1
@@ -232,137 +281,50 @@ def feed(plan, frame):
     for i in range(plan[EXTRAS]):
         buffer = at[0]
         if at[1] >= 0:
-            buffer = py.PyTuple_GetItem(frame[FED], at[1])
-            if not buffer:
-                return 0
+            buffer = frame[FED][TUPLE_ITEMS + at[1]]
         table[i] = unsigned(buffer[BUFFER_ADDRESS])
         at += 16
-    return 1
 
 
 def threads(plan):
-    """How many threads kernels have, or -1."""
+    """How many threads kernels have."""
     if plan[THREADS]:
         return plan[THREADS]
-    knob = py.PyObject_GetAttr(env.knobs, env.word_threads)
-    if not knob:
-        return -1
-    count = py.PyLong_AsLong(knob)
-    py.Py_DecRef(knob)
+    count = unsigned(env.knobs[KNOB_THREADS])
     return count if count else env.cores
 
 
 def launch(plan, frame):
     """Run the program's kernels."""
-    count, arena = threads(plan), 0
-    if count < 0:
-        return 0
+    table, count, block, arena = frame + 8 * plan[OWNED], threads(plan), 0, 0
     if plan[ARENA]:
-        frame[ARENA_BLOCK] = take(plan[ARENA], plan[ARENA_SIZE])
-        if not frame[ARENA_BLOCK]:
+        block = take(plan[ARENA], plan[ARENA_SIZE])
+        if not block:
             return 0
-        arena = unsigned(py.PyTuple_GetItem(frame[ARENA_BLOCK], 0))
-    table = frame + 8 * plan[OWNED]
+        arena = unsigned(block[TUPLE_ITEMS])
     if plan[LONG]:
         state = py.PyEval_SaveThread()
         invoke(plan[RUN], plan[PROGRAM], table, arena, count)
         py.PyEval_RestoreThread(state)
     else:
         invoke(plan[RUN], plan[PROGRAM], table, arena, count)
-    if plan[ARENA]:
-        done = give(plan[ARENA], plan[ARENA_SIZE], frame[ARENA_BLOCK])
-        if not done:
-            return 0
-        py.Py_DecRef(done)
+    if block:
+        give(plan[ARENA], plan[ARENA_SIZE], unsigned(plan[ARENA_SIZE]), block)
     return 1
 
 
-# -- a call -----------------------------------------------------------------------------------------------------------
-def attempt(plan, arguments):
-    """The result of a call, 0 with an exception, or `env.missed`, which is not counted."""
-    frame = stack(plan[FRAME])
-    if plan[FEED]:
-        frame[NUMBERS] = py.PyList_New(0)
-        if not frame[NUMBERS]:
-            return 0
-    out = env.missed
-    if match_call(plan, frame, arguments):
-        out = run(plan, frame)
-    else:
-        py.PyErr_Clear()  # Python will meet it again, if it is one
-    empty(plan, frame)
-    return out
+def compute(plan, frame):
+    """Run the program on the arrays in the frame: its results lie in the frame's blocks."""
+    feed(plan, frame)
+    if not take_memory(plan, frame):
+        return 0
+    return launch(plan, frame) if plan[RUN] else 1
 
 
 def empty(plan, frame):
     """Let go of what the frame owns."""
     for i in range(plan[OWNED] - OWNED_FIRST):
-        if frame[OWNED_FIRST + i]:
-            py.Py_DecRef(frame[OWNED_FIRST + i])
-
-
-def compute(plan, frame):
-    """Run the program on the arrays in the frame: its results lie in the frame's blocks."""
-    if not (feed(plan, frame) and take_memory(plan, frame)):
-        return 0
-    return launch(plan, frame) if plan[RUN] else 1
-
-
-def run(plan, frame):
-    """The result of a call that the plan serves, as `attempt` has it."""
-    if plan[FEED]:
-        frame[FED] = py.PyObject_CallOneArg(plan[FEED], frame[NUMBERS])
-        if not frame[FED]:
-            return 0
-        if frame[FED][TYPE] != env.tuple:  # other numbers than the trace assumed
-            return env.missed
-    if not compute(plan, frame):
-        return 0
-    frame[UID] = py.PyIter_Next(env.uids)
-    if not frame[UID]:
-        return 0
-    frame[CURSOR] = plan[RESULT]
-    out = build(plan, frame)
-    frame[CURSOR] = plan[WRITTEN]
-    if out and plan[OUTPUTS] and not write(plan, frame, plan[OUTPUTS]):
-        py.Py_DecRef(out)
-        return 0
-    counter = plan[HITS]
-    counter[0] += 1
-    return out
-
-
-def switched_off():
-    """Whether a trace runs on this thread, or compiled functions are switched off; -1 for an exception."""
-    depth = py.PyObject_GetAttr(env.running, env.word_depth)
-    if not depth:
-        return -1
-    tracing = depth != env.zero
-    py.Py_DecRef(depth)
-    if tracing:
-        return 1
-    off = py.PyObject_GetAttr(env.knobs, env.word_disable_compile)
-    if not off:
-        return -1
-    py.Py_DecRef(off)
-    return off != env.false
-
-
-@builtin
-def serve(plans, arguments, count):
-    """`serve(args, kwargs)`: the result of the first plan that serves the call, or `missed`.
-
-    A plan is a tuple: its words as bytes, then all objects that these name.
-    """
-    off = switched_off() if count == 2 else 1
-    if off:
-        return 0 if off < 0 else new_reference(env.missed)
-    i = 0
-    while i < py.PyList_Size(plans):
-        plan = new_reference(py.PyList_GetItem(plans, i))
-        out = attempt(py.PyBytes_AsString(py.PyTuple_GetItem(plan, 0)), arguments)
-        py.Py_DecRef(plan)
-        if out != env.missed:
-            return out
-        i += 1
-    return new_reference(env.missed)
+        held = frame[OWNED_FIRST + i]
+        if held:
+            frame[OWNED_FIRST + i] = 0
+            py.Py_DecRef(held)

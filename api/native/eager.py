@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from .layout import (
     ARRAY_VALUE,
+    ITEM_COUNT,
     TAPE_KEY,
+    TUPLE_ITEMS,
     TYPE,
     VALUE_ALIAS,
     VALUE_BUFFER,
@@ -81,9 +83,9 @@ def applied(operator, tape, a, b, number):
     if shape[TYPE] != env.tuple or b[VALUE_SHAPE][TYPE] != env.tuple:
         return env.none
     if not number and b[VALUE_SHAPE] != shape:
-        if py.PyTuple_Size(shape) == 0:
+        if shape[ITEM_COUNT] == 0:
             shape = b[VALUE_SHAPE]
-        elif py.PyTuple_Size(b[VALUE_SHAPE]) and not exactly(shape, b[VALUE_SHAPE]):
+        elif b[VALUE_SHAPE][ITEM_COUNT] and not exactly(shape, b[VALUE_SHAPE]):
             return env.none
     operands = pair(b, a) if operator[REFLECTED] else pair(a, b)
     if not operands:
@@ -112,8 +114,8 @@ def constant(kind, dtype, number):
 def pair(x, y):
     out = py.PyTuple_New(2)
     if out:
-        py.PyTuple_SetItem(out, 0, new_reference(x))
-        py.PyTuple_SetItem(out, 1, new_reference(y))
+        out[TUPLE_ITEMS] = new_reference(x)
+        out[TUPLE_ITEMS + 1] = new_reference(y)
     return out
 
 
@@ -121,8 +123,8 @@ def new_node(primitive, operands, a, shape, dtype):
     """A `Node`, which takes over `operands`. Results of the type of `a` share its `avals`."""
     avals, known = 0, a[VALUE_NODE]
     if known[TYPE] == env.node and shape == a[VALUE_SHAPE] and dtype == a[VALUE_DTYPE]:
-        avals = py.PyTuple_GetItem(known, NODE_AVALS)
-        avals = new_reference(avals) if avals[TYPE] == env.tuple and py.PyTuple_Size(avals) == 1 else 0
+        avals = known[TUPLE_ITEMS + NODE_AVALS]
+        avals = new_reference(avals) if avals[TYPE] == env.tuple and avals[ITEM_COUNT] == 1 else 0
     if not avals:
         avals = new_avals(shape, dtype)
     where = place() if avals else 0
@@ -134,11 +136,11 @@ def new_node(primitive, operands, a, shape, dtype):
         if where:
             py.Py_DecRef(where)
         return 0
-    py.PyTuple_SetItem(node, 0, new_reference(primitive))
-    py.PyTuple_SetItem(node, 1, new_reference(env.no_attrs))
-    py.PyTuple_SetItem(node, 2, operands)
-    py.PyTuple_SetItem(node, 3, avals)
-    py.PyTuple_SetItem(node, 4, where)
+    node[TUPLE_ITEMS] = new_reference(primitive)
+    node[TUPLE_ITEMS + 1] = new_reference(env.no_attrs)
+    node[TUPLE_ITEMS + 2] = operands
+    node[TUPLE_ITEMS + 3] = avals
+    node[TUPLE_ITEMS + 4] = where
     return node
 
 
@@ -146,13 +148,13 @@ def new_avals(shape, dtype):
     aval = py.PyType_GenericAlloc(env.aval, 2)
     if not aval:
         return 0
-    py.PyTuple_SetItem(aval, 0, new_reference(shape))
-    py.PyTuple_SetItem(aval, 1, new_reference(dtype))
+    aval[TUPLE_ITEMS] = new_reference(shape)
+    aval[TUPLE_ITEMS + 1] = new_reference(dtype)
     out = py.PyTuple_New(1)
     if not out:
         py.Py_DecRef(aval)
         return 0
-    py.PyTuple_SetItem(out, 0, aval)
+    out[TUPLE_ITEMS] = aval
     return out
 
 
@@ -167,7 +169,7 @@ def place():
         py.Py_DecRef(code)
         return new_reference(known[2])
     where = py.PyObject_CallNoArgs(env.user_frame)
-    if where and where[TYPE] == env.tuple and py.PyTuple_GetItem(where, 0) == code:
+    if where and where[TYPE] == env.tuple and where[TUPLE_ITEMS] == code:
         old = known[2]
         known[0], known[1], known[2] = code, instruction, new_reference(where)
         if old:
@@ -179,15 +181,15 @@ def place():
 def taped(tape, node, shape, dtype, number):
     """The value of a node, which it takes over, appended to the tape. `number` is an operand that is a constant."""
     key = tape[TAPE_KEY]
-    operands = py.PyTuple_GetItem(node, NODE_INPUTS)
-    i = marked(tape, key, py.PyTuple_GetItem(operands, 0), number)
-    j = marked(tape, key, py.PyTuple_GetItem(operands, 1), number) if i else 0
+    operands = node[TUPLE_ITEMS + NODE_INPUTS]
+    i = marked(tape, key, operands[TUPLE_ITEMS], number)
+    j = marked(tape, key, operands[TUPLE_ITEMS + 1], number) if i else 0
     entry = py.PyTuple_New(4) if j else 0
     if entry:
-        py.PyTuple_SetItem(entry, 0, new_reference(py.PyTuple_GetItem(node, 0)))
-        py.PyTuple_SetItem(entry, 1, new_reference(dtype))
-        py.PyTuple_SetItem(entry, 2, new_reference(i))
-        py.PyTuple_SetItem(entry, 3, new_reference(j))
+        entry[TUPLE_ITEMS] = new_reference(node[TUPLE_ITEMS])
+        entry[TUPLE_ITEMS + 1] = new_reference(dtype)
+        entry[TUPLE_ITEMS + 2] = new_reference(i)
+        entry[TUPLE_ITEMS + 3] = new_reference(j)
     mark = new_mark(tape, key) if entry else 0
     value = py.PyType_GenericAlloc(env.value, 0) if mark else 0
     if value:
@@ -204,7 +206,7 @@ def taped(tape, node, shape, dtype, number):
         py.Py_DecRef(entry)
     if mark:
         py.Py_DecRef(mark)
-    if value and py.PyList_Size(key) > LONGEST:
+    if value and key[ITEM_COUNT] > LONGEST:
         return begun_again(value)
     return value
 
@@ -223,7 +225,7 @@ def begun_again(value):
 
 def new_mark(tape, key):
     """(tape, the next place in its key)."""
-    number = py.PyLong_FromLongLong(py.PyList_Size(key))
+    number = py.PyLong_FromLongLong(key[ITEM_COUNT])
     if not number:
         return 0
     mark = pair(tape, number)
@@ -239,14 +241,14 @@ def leaf(tape, x):
     if not found:
         return 0
     py.Py_DecRef(found)
-    return py.PyTuple_GetItem(x[VALUE_MARK], 1)
+    return x[VALUE_MARK][TUPLE_ITEMS + 1]
 
 
 def marked(tape, key, x, number):
     """The place of an operand in the key, an int object (borrowed); what was not recorded here enters it now."""
     mark = x[VALUE_MARK]
-    if mark[TYPE] == env.tuple and py.PyTuple_GetItem(mark, 0) == tape:
-        return py.PyTuple_GetItem(mark, 1)
+    if mark[TYPE] == env.tuple and mark[TUPLE_ITEMS] == tape:
+        return mark[TUPLE_ITEMS + 1]
     entry = py.PyDict_GetItem(env.constant_entries, x[VALUE_NODE]) if x == number else 0
     if entry:
         new_reference(entry)
@@ -265,4 +267,4 @@ def marked(tape, key, x, number):
     old = x[VALUE_MARK]
     x[VALUE_MARK] = mark
     py.Py_DecRef(old)
-    return py.PyTuple_GetItem(mark, 1)
+    return mark[TUPLE_ITEMS + 1]

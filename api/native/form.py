@@ -18,9 +18,11 @@ GIVEN = 9  # i: the same of array i of the call
 OUTSIDE = 10  # value: the same of a value from outside
 MAKE = 11  # callable, n: what the callable makes of a list of the children
 RANDOM = 12  # the random state among captured outputs; NEW, GIVEN or OUTSIDE follows
+FLOAT = 13  # its bits: a float that is the same, NaN and the sign of zero included
+OBJECT = 14  # its type, what takes it apart, its auxiliary data, n: of a registered class
 
 # Words of a plan.
-NODES = 0  # where the stream of arguments, keywords and captured inputs begins
+NODES = 0  # where the stream of arguments, values of keywords and captured inputs begins
 RESULT = 1  # and that of the result
 WRITTEN = 2  # and that of captured outputs, 0 if there are none
 INPUTS = 3  # the tree of captured inputs, or 0
@@ -32,7 +34,7 @@ ARRAYS = 8  # arrays of a call
 FEED = 9  # what makes buffers of the numbers that are inputs, or 0
 EXTRA = 10  # where the stream of captured parameters begins
 EXTRAS = 11  # their number
-BLOCKS = 12  # where the blocks for results are listed: (free list, size class) each
+BLOCKS = 12  # where the blocks for results are listed: (free list, size class, the same as a word) each
 BLOCK_COUNT = 13
 BUFFERS = 14  # results of the program's kernels
 ENTRIES = 15  # where, for each output of the program, its entry in the table is
@@ -50,7 +52,10 @@ LEAVES = 26  # and where those that lead to the arguments do
 MEMBERS = 27  # where results of kernels are listed: (block, offset, the same as an int object) each
 HOLDS = 28  # whether values of the call are among its results
 OUTPUTS_AT = 29  # where outputs of the program are listed: (shape, dtype) each
-HEADER = 30
+POSITIONAL = 30  # arguments
+NAMES = 31  # names of keywords, a tuple, or 0
+HEADER = 32
+BLOCK = 3  # words of a block
 MEMBER = 3  # words of a result of kernels
 
 # Words of a frame: two counters, the block that was met last and where it begins, single references; then, by the plan:
@@ -63,6 +68,5 @@ LAST_START = 3
 OWNED_FIRST = 4
 NUMBERS = 4
 FED = 5
-ARENA_BLOCK = 6
-UID = 7
-LISTS = 8
+LATE = 6  # a list of the values that have no data yet
+LISTS = 7

@@ -7,15 +7,18 @@ lock and without debugging aids, or a slot is not where it was seen.
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 import sysconfig
 from typing import Any
 
 from mlxir.compiler.graph import Tape, Value
-from mlxir.runtime.buffers import Buffer, _Holder
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.knobs import Knobs
 
 from ..ndarray import array
 from . import Unsupported
+from .functions import Function
 
 
 def check_interpreter() -> None:
@@ -65,16 +68,47 @@ def _slot(cls: type, name: str) -> int:
     return found[0]
 
 
-def _holder_slot(name: str) -> int:
-    """A slot of a holder; the class has a destructor, which is no part of the probe."""
+def _items() -> tuple[int, int, int]:
+    """Where the number of items of a list or tuple lies, the pointer to those of a list, the first of those of a tuple.
 
-    class Probe(_Holder):
-        __slots__ = ()
+    The number is read and, to take the last item of a list, written, as the macros of the C API do.
+    """
+    items = [object() for _ in range(5)]
+    in_tuple = _words((*items,), 9)
+    first = next((i for i in range(2, 5) if in_tuple[i : i + 5] == [id(x) for x in items]), 0)
+    words = _words(items, 4)
+    taken = list(items)
+    ctypes.c_uint64.from_address(id(taken) + 16).value = 4
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(items[4]))  # the list's
+    if not first or words[2] != 5 or in_tuple[2] != 5 or taken != items[:4]:
+        raise Unsupported("lists or tuples lie otherwise")
+    if list((ctypes.c_uint64 * 5).from_address(words[3])) != in_tuple[first : first + 5]:
+        raise Unsupported("the items of a list lie otherwise")
+    return 2, 3, first
 
-        def __del__(self) -> None:  # type: ignore[override]
-            pass
 
-    return _slot(Probe, name)
+def _float_bits() -> int:
+    """Where the bits of a float lie."""
+    for x in (1.5, -2.25):
+        (bits,) = struct.unpack("q", struct.pack("d", x))
+        if _words(x, 3)[2:] != [bits & (1 << 64) - 1]:
+            raise Unsupported("floats lie otherwise")
+    return 2
+
+
+def _int_tags() -> tuple[int, int]:
+    """What word 2 of an int of one digit, and of two digits, is. The digits, of 30 bits each, lie in word 3."""
+    tags = []
+    for examples in ((3, (1 << 30) - 1), (1 << 30, (5 << 30) + 7, (1 << 60) - 1)):
+        tags.append(_words(examples[0], 3)[2])
+        for x in examples:
+            tag, digits = _words(x, 4)[2:]
+            high = digits >> 32 << 30 if len(tags) == 2 else 0
+            if tag != tags[-1] or (digits & (1 << 30) - 1) + high != x:
+                raise Unsupported("ints lie otherwise")
+    if tags[0] == tags[1] or any([_words(x, 3)[2] in tags for x in (0, -3, -(1 << 40), 1 << 60)]):
+        raise Unsupported("ints lie otherwise")
+    return tags[0], tags[1]
 
 
 check_interpreter()
@@ -87,4 +121,18 @@ VALUE_OWNER, VALUE_OFFSET = _slot(Value, "owner"), _slot(Value, "offset")
 VALUE_ALIAS, VALUE_TRACE, VALUE_MARK = _slot(Value, "alias"), _slot(Value, "trace"), _slot(Value, "mark")
 BUFFER_ADDRESS, BUFFER_OWNER = _slot(Buffer, "address"), _slot(Buffer, "owner")
 TAPE_KEY, TAPE_OPEN = _slot(Tape, "key"), _slot(Tape, "open")
-HOLDER_SIZE, HOLDER_POOL, HOLDER_BLOCK = _holder_slot("size"), _holder_slot("pool"), _holder_slot("block")
+KNOB_POOL_BYTES, KNOB_THREADS = _slot(Knobs, "pool_bytes"), _slot(Knobs, "threads")
+KNOB_DISABLE_COMPILE, KNOB_TIER = _slot(Knobs, "disable_compile"), _slot(Knobs, "tier")
+FUNCTION_PLANS, FUNCTION_SLOWLY = _slot(Function, "plans"), _slot(Function, "slowly")
+FUNCTION_ENTER, FUNCTION_LEAVE = _slot(Function, "enter"), _slot(Function, "leave")
+FLOAT_BITS = _float_bits()
+INT_TAG, INT_DIGITS, (ONE_DIGIT, TWO_DIGITS) = 2, 3, _int_tags()
+ITEM_COUNT, LIST_ITEMS, TUPLE_ITEMS = _items()
+
+# A holder, the owner of a block for results, is a class of native code's own (`library.py` makes it).
+HOLDER_BLOCK = 2
+HOLDER_FREE = 3  # the list where the block goes back to
+HOLDER_SIZE = 4  # its size class, an int object
+HOLDER_START = 5  # its address, a word
+HOLDER_BYTES = 6  # the same size class, a word
+HOLDER_WORDS = 7

@@ -25,24 +25,25 @@ from mlxir.runtime.knobs import knobs
 from .. import ndarray
 from ..ndarray import array
 from ..random import RandomState
-from . import dispatch, eager, evaluation, layout, missed, objects, results
+from . import calls, dispatch, eager, evaluation, functions, layout, objects, results
 from .words import Translation
 
-MODULES = (objects, results, dispatch, eager, evaluation)
+MODULES = (objects, results, dispatch, eager, evaluation, calls)
+CALLS = ("compiled_call", "compiled_call_in_turn", "evaluate_call")
 METH_FASTCALL = 0x80
+T_OBJECT, READONLY, TP_DEALLOC, NOT_FROM_PYTHON = 6, 1, 52, 1 << 7  # of the C API
 
 OBJECTS: dict[str, Any] = {
-    "array": array, "value": graph.Value, "buffer": buffers.Buffer, "holder": buffers._Holder, "pool": buffers.pool,
-    "random_state": RandomState, "knobs": knobs, "running": graph.running, "uids": graph._uids, "missed": missed,
-    "int": int, "float": float, "str": str, "tuple": tuple, "list": list, "dict": dict, "none": None, "true": True,
+    "array": array, "value": graph.Value, "buffer": buffers.Buffer, "slow_holder": buffers._Holder,
+    "pool": buffers.pool, "random_state": RandomState, "knobs": knobs, "running": graph.running,
+    "traces": graph.running_traces, "uids": graph._uids, "missed": object(), "int": int, "bool": bool,
+    "float": float, "str": str, "tuple": tuple, "list": list, "dict": dict, "none": None, "true": True,
     "false": False, "zero": 0, "fresh": buffers.pool._fresh, "free": buffers.pool.free, "give": "give",
-    "slow_release": buffers._Holder.__del__, "pool_bytes": "pool_bytes", "word_value": "value",
-    "word_pointer": "pointer", "word_depth": "depth", "word_threads": "threads",
-    "word_disable_compile": "disable_compile",
-    "value_error": ValueError, "plans": evaluate._plans, "word_tier": "tier", "word_reference": "reference",
-    "constants": ndarray._constants, "constant_entries": ndarray.constant_entries,
-    "node": graph.Node, "aval": Aval, "tape": graph.Tape,
-    "no_attrs": ndarray._NO_ATTRS, "user_frame": user_frame, "word_tape": "tape", "word_leaf": "leaf",
+    "word_value": "value", "word_values": "values", "word_iter": "__iter__", "word_pointer": "pointer",
+    "word_depth": "depth", "value_error": ValueError, "plans": evaluate._plans, "word_reference": "reference",
+    "evaluate": evaluate.evaluate, "constants": ndarray._constants, "constant_entries": ndarray.constant_entries,
+    "node": graph.Node, "aval": Aval, "tape": graph.Tape, "no_attrs": ndarray._NO_ATTRS, "user_frame": user_frame,
+    "word_tape": "tape", "word_leaf": "leaf",
     "changed": "[compile] The captured outputs hold another number of arrays than when traced.",
 }  # fmt: skip
 """The objects that native code names as `env.NAME`."""
@@ -103,6 +104,7 @@ class Library:
             store.save(digest, *entry)
         exports, environment, called = json.loads(entry[0])
         numbers = {"cores": launch._CORES, "operators": _table(_operators()), "places": _table([0] * 3 * eager.PLACES)}
+        numbers["holder"] = 0  # for now
         self.environment = _table([numbers[n] if n in numbers else id(_keep(OBJECTS[n])) for n in environment])
         imports = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in called}
         imports["env"] = self.environment
@@ -110,6 +112,8 @@ class Library:
         (linked,) = launch._link([code], imports)
         self.addresses = _keep(linked).addresses
         _keep(launch.linker())
+        at = self.environment + 8 * environment.index("holder")
+        ctypes.c_uint64.from_address(at).value = id(_keep(_holder_class(self.addresses["drop_holder"])))
 
     def function(self, name: str, owner: Any = None) -> Any:
         """A builtin function, whose first parameter is `owner`."""
@@ -120,6 +124,13 @@ class Library:
         """A method descriptor of a class."""
         make = _api("PyDescr_NewMethod", ctypes.py_object, ctypes.py_object, ctypes.c_void_p)
         return make(cls, _definition(method, self.addresses[name]))
+
+
+def _holder_class(deallocator: int) -> type:
+    """The class of the owners of blocks (`layout.py` says what lies in them)."""
+    members = (functions.Member * 2)(functions.Member(b"block", T_OBJECT, 8 * layout.HOLDER_BLOCK, READONLY, None))
+    size = 8 * layout.HOLDER_WORDS
+    return functions.new_type("mlxir.Holder", size, NOT_FROM_PYTHON, object, members, {TP_DEALLOC: deallocator})
 
 
 _lock = threading.Lock()
@@ -135,15 +146,16 @@ def linked() -> Library:
     return _library[0]
 
 
-def _install(functions: Library) -> None:
+def _install(library: Library) -> None:
     """Put native code where Python's was."""
-    evaluate.native.evaluated = functions.function("evaluated")
-    buffers._Holder.__del__ = functions.method(buffers._Holder, "release", "__del__")  # type: ignore[method-assign]
+    evaluate.native.evaluated = library.function("evaluated")
+    buffers._Holder = library.function("make_holder")  # type: ignore[misc]
     made = {}
     for i, (name, slow) in enumerate(OPERATORS.items()):
-        made[slow] = functions.method(array, f"binary_{i}", name)
+        made[slow] = library.method(array, f"binary_{i}", name)
         setattr(array, name, made[slow])
     for name, f in list(vars(array).items()):
         if hasattr(f, "in_place"):
             operator, float_only = f.in_place
             setattr(array, name, ndarray._in_place(made[operator], float_only))
+    functions.link({name: library.addresses[name] for name in CALLS})

@@ -8,8 +8,18 @@ from __future__ import annotations
 from .layout import (
     ARRAY_VALUE,
     HOLDER_BLOCK,
-    HOLDER_POOL,
+    HOLDER_BYTES,
+    HOLDER_FREE,
     HOLDER_SIZE,
+    HOLDER_START,
+    INT_DIGITS,
+    INT_TAG,
+    ITEM_COUNT,
+    KNOB_POOL_BYTES,
+    LIST_ITEMS,
+    ONE_DIGIT,
+    TUPLE_ITEMS,
+    TWO_DIGITS,
     TYPE,
     VALUE_ALIAS,
     VALUE_BUFFER,
@@ -27,6 +37,7 @@ from .words import builtin, env, py, stack
 
 EQUAL = 2  # Py_EQ
 IMMORTAL = 1 << 31
+DIGIT = (1 << 30) - 1
 
 
 def new_reference(x):
@@ -60,52 +71,55 @@ def exactly(x, y):
 
 def unsigned(x):
     """The number of an int object; 0 for what is none."""
-    if x[TYPE] != env.int:
+    if x == env.zero or x[TYPE] != env.int:
         return 0
+    if x[INT_TAG] == TWO_DIGITS:  # most addresses
+        return (x[INT_DIGITS] & DIGIT) + (x[INT_DIGITS] >> 32 << 30)
+    if x[INT_TAG] == ONE_DIGIT:
+        return x[INT_DIGITS] & DIGIT
     return py.PyLong_AsUnsignedLongLong(x)
+
+
+def same_shape(x, y):
+    """Whether two shapes, tuples of ints, are equal."""
+    if x == y:
+        return 1
+    if y[TYPE] != env.tuple or x[ITEM_COUNT] != y[ITEM_COUNT]:
+        return 0
+    for i in range(x[ITEM_COUNT]):
+        if not exactly(x[TUPLE_ITEMS + i], y[TUPLE_ITEMS + i]):
+            return 0
+    return 1
 
 
 def take(free, size):
     """A block of the pool: the last free one of its size class, or a fresh one."""
-    count = py.PyList_Size(free)
+    count = free[ITEM_COUNT]
     if count > 0:
-        block = new_reference(py.PyList_GetItem(free, count - 1))
-        if py.PyList_SetSlice(free, count - 1, count, 0) < 0:
-            py.Py_DecRef(block)
-            return 0
-        return block
+        free[ITEM_COUNT] = count - 1
+        return free[LIST_ITEMS][count - 1]
     return py.PyObject_CallOneArg(env.fresh, size)
 
 
-def give(free, size, block):
-    """Put a block back, if the pool's bound allows; a new reference to None."""
-    bound = py.PyObject_GetAttr(env.knobs, env.pool_bytes)
-    if not bound:
-        return 0
-    limit = unsigned(bound) >> 3
-    py.Py_DecRef(bound)
-    if py.PyList_Size(free) * py.PyLong_AsLongLong(size) <= limit:
+def give(free, size, nbytes, block):
+    """Put a block back, if the pool's bound allows; takes over the reference. Exceptions stay as they are."""
+    count = free[ITEM_COUNT]
+    if count == 0 or count * nbytes <= unsigned(env.knobs[KNOB_POOL_BYTES]) >> 3:
         if py.PyList_Append(free, block) < 0:
-            return 0
-        return new_reference(env.none)
-    arguments = stack(3)
-    arguments[0], arguments[1], arguments[2] = env.pool, size, block
-    return py.PyObject_VectorcallMethod(env.give, arguments, 3, 0)
+            py.PyErr_Clear()
+    else:
+        error = stack(3)
+        py.PyErr_Fetch(error, error + 8, error + 16)
+        arguments = stack(3)
+        arguments[0], arguments[1], arguments[2] = env.pool, size, block
+        done = py.PyObject_VectorcallMethod(env.give, arguments, 3, 0)
+        if done:
+            py.Py_DecRef(done)
+        py.PyErr_Restore(error[0], error[1], error[2])
+    py.Py_DecRef(block)
 
 
-@builtin
-def release(holder, arguments, count):
-    """`_Holder.__del__`: the block goes back to its pool."""
-    size, block = holder[HOLDER_SIZE], holder[HOLDER_BLOCK]
-    if holder[HOLDER_POOL] != env.pool or not size or not block:
-        return py.PyObject_CallOneArg(env.slow_release, holder)
-    free = py.PyDict_GetItem(env.free, size)
-    if not free:
-        return py.PyObject_CallOneArg(env.slow_release, holder)
-    return give(free, size, block)
-
-
-def new_holder(free, size):
+def new_holder(free, size, nbytes):
     """The owner of a block."""
     block = take(free, size)
     if not block:
@@ -114,17 +128,38 @@ def new_holder(free, size):
     if not holder:
         py.Py_DecRef(block)
         return 0
-    holder[HOLDER_BLOCK], holder[HOLDER_SIZE] = block, new_reference(size)
-    holder[HOLDER_POOL] = new_reference(env.pool)
+    holder[HOLDER_BLOCK], holder[HOLDER_FREE], holder[HOLDER_SIZE] = block, new_reference(free), new_reference(size)
+    holder[HOLDER_START], holder[HOLDER_BYTES] = unsigned(block[TUPLE_ITEMS]), nbytes
     return holder
 
 
-def new_value(shape, dtype, uid):
-    """A value of which only the data are missing."""
+@builtin
+def make_holder(self, arguments, count):
+    """What `_Holder(size, pool)` calls: a holder for Python, of this class or, for other pools, of that in Python."""
+    if count == 2 and arguments[1] == env.pool:
+        free = py.PyDict_GetItem(env.free, arguments[0])
+        if free:
+            return new_holder(free, arguments[0], unsigned(arguments[0]))
+    return py.PyObject_Vectorcall(env.slow_holder, arguments, count, 0)
+
+
+@builtin
+def drop_holder(holder):
+    """The deallocator of holders: the block goes back to its pool."""
+    give(holder[HOLDER_FREE], holder[HOLDER_SIZE], holder[HOLDER_BYTES], holder[HOLDER_BLOCK])
+    py.Py_DecRef(holder[HOLDER_FREE])
+    py.Py_DecRef(holder[HOLDER_SIZE])
+    kind = holder[TYPE]
+    py.PyObject_Free(holder)
+    py.Py_DecRef(kind)
+
+
+def new_value(shape, dtype):
+    """A value of which only the data are missing; older than any trace that may come to see it."""
     value = py.PyType_GenericAlloc(env.value, 0)
     if value:
         value[VALUE_SHAPE], value[VALUE_DTYPE] = new_reference(shape), new_reference(dtype)
-        value[VALUE_INDEX], value[VALUE_UID] = new_reference(env.zero), new_reference(uid)
+        value[VALUE_INDEX], value[VALUE_UID] = new_reference(env.zero), new_reference(env.zero)
         value[VALUE_NODE], value[VALUE_ALIAS] = new_reference(env.none), new_reference(env.none)
         value[VALUE_TRACE], value[VALUE_MARK] = new_reference(env.none), new_reference(env.none)
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array as arrays_of_numbers
 import ctypes
+import struct
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -98,9 +99,17 @@ class _Stream:
             self.add(form.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
         elif isinstance(x, (dict, list, tuple)):
             self.container(x, self.argument)
+        elif kind in REGISTERED:
+            flatten = REGISTERED[kind].flatten
+            items, auxiliary = flatten(x)
+            self.add(form.OBJECT, self.object(kind), self.object(flatten), self.object(auxiliary), len(items))
+            for item in items:
+                self.argument(item)
         elif kind in (int, float) and next(self.numbers):
             self.add(form.NUMBER, self.object(kind))
-        elif kind in (str, int, bool, type(None)) or (kind is float and x == x and x != 0):
+        elif kind is float:
+            self.add(form.FLOAT, *struct.unpack("Q", struct.pack("d", x)))
+        elif kind in (str, int, bool, type(None)):
             self.add(form.CONSTANT, self.object(kind), self.object(x))
         else:
             raise Unlike
@@ -190,7 +199,7 @@ class _Stream:
         blocks = groups(executable.schedule.results)
         self.begin(form.BLOCKS)
         for size, _ in blocks:
-            self.add(self.object(pool.free.setdefault(size, [])), self.object(size))
+            self.add(self.object(pool.free.setdefault(size, [])), self.object(size), size)
         places = {place: (i, offset) for i, (_, members) in enumerate(blocks) for place, offset, *_ in members}
         self.begin(form.MEMBERS)
         for i in range(len(places)):
@@ -210,8 +219,8 @@ def plan_of(call: Call) -> tuple[Any, ...] | None:
 def _plan(call: Call) -> tuple[Any, ...]:
     out = _Stream(call)
     out.begin(form.NODES)
-    out.argument(call.args)
-    out.argument(call.kwargs)
+    for x in (*call.args, *call.kwargs.values()):
+        out.argument(x)
     if call.inputs is not None:
         out.state(call.inputs)
     out.begin(form.RESULT)
@@ -244,6 +253,9 @@ def _finished(out: _Stream, header: dict[int, int]) -> tuple[Any, ...]:
 
 def _header(call: Call, out: _Stream) -> dict[int, int]:
     header = {form.ARRAYS: call.given, form.EXTRAS: len(call.captured), form.HITS: ctypes.addressof(call.hits)}
+    header[form.POSITIONAL] = len(call.args)
+    if call.kwargs:
+        header[form.NAMES] = out.object(tuple(call.kwargs))
     if call.feed is not None:
         header[form.FEED] = out.object(call.feed)
     if call.inputs is not None:
@@ -281,7 +293,6 @@ def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
         size = executable.arena
         header |= {form.ARENA: out.object(pool.free.setdefault(size, [])), form.ARENA_SIZE: out.object(size)}
     return header
-
 
 
 def evaluation(plan: Plan) -> tuple[Any, ...] | None:

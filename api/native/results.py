@@ -25,11 +25,13 @@ from .form import (
     OUTSIDE,
     RANDOM,
     TUPLE,
-    UID,
 )
 from .layout import (
     ARRAY_VALUE,
     ARRAY_WEAK,
+    ITEM_COUNT,
+    LIST_ITEMS,
+    TUPLE_ITEMS,
     TYPE,
     VALUE_ALIAS,
     VALUE_BUFFER,
@@ -42,7 +44,7 @@ from .layout import (
     VALUE_TRACE,
     VALUE_UID,
 )
-from .objects import exactly, new_reference, new_value, replace, set_data, wrap
+from .objects import new_reference, new_value, replace, same_shape, set_data, wrap
 from .words import env, py
 
 
@@ -57,7 +59,7 @@ def set_output(plan, frame, value, j):
         set_data(value, 0, new_reference(holder), new_reference(member[2]))
     elif entry >= arrays:
         extra = plan + 8 * (plan[EXTRA] + 2 * (entry - arrays))
-        buffer = extra[0] if extra[1] < 0 else py.PyTuple_GetItem(frame[FED], extra[1])
+        buffer = extra[0] if extra[1] < 0 else frame[FED][TUPLE_ITEMS + extra[1]]
         set_data(value, new_reference(buffer), 0, 0)
     else:
         given = frame[LISTS + entry]
@@ -77,7 +79,7 @@ def found_value(plan, frame, at):
     made = frame + 8 * (LISTS + 2 * plan[ARRAYS] + plan[BLOCK_COUNT] + at[1])
     if not made[0]:
         output = plan + 8 * (plan[OUTPUTS_AT] + 2 * at[1])
-        made[0] = new_value(output[0], output[1], frame[UID])
+        made[0] = new_value(output[0], output[1])
         if made[0]:
             set_output(plan, frame, made[0], at[1])
     return made[0]
@@ -134,9 +136,9 @@ def build_items(plan, frame, n, kind):
             py.Py_DecRef(out)
             return 0
         if kind == TUPLE:
-            py.PyTuple_SetItem(out, i, item)
+            out[TUPLE_ITEMS + i] = item
         else:
-            py.PyList_SetItem(out, i, item)
+            out[LIST_ITEMS][i] = item
     return out
 
 
@@ -191,9 +193,9 @@ def child(x, kind, key, i):
     """What a container holds (borrowed), or 0."""
     if kind == DICT:
         return py.PyDict_GetItem(x, key)
-    if i >= (py.PyList_Size(x) if kind == LIST else py.PyTuple_Size(x)):
+    if i >= x[ITEM_COUNT]:
         return 0
-    return py.PyList_GetItem(x, i) if kind == LIST else py.PyTuple_GetItem(x, i)
+    return x[LIST_ITEMS][i] if kind == LIST else x[TUPLE_ITEMS + i]
 
 
 def renew(plan, frame, x, j):
@@ -207,10 +209,10 @@ def renew(plan, frame, x, j):
         return 0
     if value[VALUE_ALIAS] != env.none or value[VALUE_TRACE] != env.none or value[VALUE_DTYPE] != output[1]:
         return 0
-    if not exactly(output[0], value[VALUE_SHAPE]):
+    if not same_shape(output[0], value[VALUE_SHAPE]):
         return 0
     new_reference(value)  # what is let go of may have a destructor
-    replace(value + 8 * VALUE_UID, new_reference(frame[UID]))
+    replace(value + 8 * VALUE_UID, new_reference(env.zero))
     replace(value + 8 * VALUE_MARK, new_reference(env.none))
     set_output(plan, frame, value, j)
     py.Py_DecRef(value)

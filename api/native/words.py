@@ -33,9 +33,9 @@ _ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.LShift: "shl
 _COMPARISON = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "slt", ast.LtE: "sle", ast.Gt: "sgt", ast.GtE: "sge"}
 
 C_INT = frozenset([
-    "PyDict_Contains", "PyDict_Next", "PyDict_SetItem", "PyFrame_GetLasti", "PyList_Append", "PyList_SetItem",
-    "PyList_SetSlice", "PyObject_RichCompareBool", "PyObject_SetAttr", "PyObject_SetItem", "PySequence_SetItem",
-    "PyTuple_SetItem",
+    "PyDict_Contains", "PyDict_Next", "PyDict_SetItem", "PyFrame_GetLasti", "PyList_Append", "PyObject_RichCompareBool",
+    "PyObject_SetAttr", "PyObject_SetItem", "PySequence_SetItem",
+    "PyType_IsSubtype",
 ])  # fmt: skip
 """Functions of the C API that return an int; the others return a pointer, a Py_ssize_t, a long or nothing."""
 
@@ -50,7 +50,9 @@ class _Outside:
 
 
 def builtin(function: Any) -> Any:
-    """Marks what Python will call: `function(self, arguments, count)`, as METH_FASTCALL says. Others are internal."""
+    """Marks what Python will call, as METH_FASTCALL says where nothing else does: `function(self, arguments, count)`.
+    Others are internal.
+    """
     return function
 
 

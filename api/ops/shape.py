@@ -16,20 +16,10 @@ from mlxir.dialects.mx.record import Shape
 from mlxir.dialects.symbolic import as_index
 from mlxir.ndarray import array, as_value, wrap
 from mlxir.runtime.dtypes import Dtype
-from mlxir.values import (
-    axes_of,
-    axis_of,
-    broadcast_shape,
-    cast,
-    full,
-    promoted,
-    record,
-    size_of,
-    slice_axis,
-    slice_bounds,
-)  # fmt: skip
+from mlxir.values import axes_of, axis_of, broadcast_shape, cast, promoted, record, size_of, slice_axis, slice_bounds
 from mlxir.values import broadcast_to as broadcast_value
 from mlxir.values import concatenate as join
+from mlxir.values import full as full_value
 from mlxir.values import reshape as reshape_value
 from mlxir.values import transpose as transpose_value
 
@@ -537,7 +527,7 @@ def diag(a: array, /, k: int = 0, *, stream: StreamOrDevice = None) -> array:
     if len(x.shape) != 1:
         raise failure(ValueError, f"[diag] array must be 1-D or 2-D, got array with {len(x.shape)} dimensions.")
     size = x.shape[0] + abs(k)
-    zeros = full(0, (size * size,), x.dtype)
+    zeros = full_value(0, (size * size,), x.dtype)
     if not x.shape[0]:
         return wrap(reshape_value(zeros, (size, size)))
     first = k if k >= 0 else -k * size
@@ -584,7 +574,7 @@ def as_strided(
     if len(sizes) != len(steps):
         raise failure(ValueError, f"[as_strided] {len(steps)} strides for shape {text(sizes)}")
     if 0 in sizes:
-        return wrap(full(0, sizes, x.dtype))
+        return wrap(full_value(0, sizes, x.dtype))
     reach = [(n - 1) * s for n, s in zip(sizes, steps, strict=True)]
     low, high = offset + sum(min(r, 0) for r in reach), offset + sum(max(r, 0) for r in reach)
     count = size_of(x.shape)

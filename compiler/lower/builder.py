@@ -296,7 +296,8 @@ class KernelBuilder:
 
     def _extremum(self, name: str, a: Reg, b: Reg) -> Reg:
         if a.dtype is complex64:
-            return self.select(self.compare("gt" if name == "max" else "lt", a, b), a, b)
+            better = self.select(self.compare("gt" if name == "max" else "lt", a, b), a, b)
+            return self.select(self.compare("ne", a, a), a, self.select(self.compare("ne", b, b), b, better))
         if a.dtype.is_float:
             return self.reg(f"arith.{name}imumf", [a, b], a.dtype)
         return self.reg(f"arith.{name}{'u' if _unsigned(a.dtype) else 's'}i", [a, b], a.dtype)

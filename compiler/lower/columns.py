@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 COLUMN_BLOCK = 4096  # columns: accumulators of a block stay in L1, and rows are read in long runs
 COLUMN_BYTES = 1 << 19  # of a block of columns that is read more than once: part of L2
 MIN_ITERATIONS = 8  # of a column kernel, so that threads have something to share
-ROWS_AT_ONCE = 4  # twice as many where little is computed for each element
-LITTLE = 4  # simple operations
+ROWS_AT_ONCE = 4
 
 
 class ColumnEmitter:
@@ -122,8 +121,7 @@ class ColumnEmitter:
         e, last = self.e, self.form.inner[-1]
         accumulators = [e.scratch(self.block, n.dtype) for n in stage]
         symbolic = is_symbolic(last.extent)
-        most = ROWS_AT_ONCE if symbolic or sum(n.cost for n in stage) > LITTLE else 2 * ROWS_AT_ONCE
-        unroll = ROWS_AT_ONCE if symbolic else next(u for u in (8, 4, 2, 1) if u <= most and last.extent % u == 0)
+        unroll = ROWS_AT_ONCE if symbolic else next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
 
         def clear() -> None:
             for n, (buffer, kept) in zip(stage, accumulators, strict=True):

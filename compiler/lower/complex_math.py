@@ -74,6 +74,12 @@ def exp(k: Any, z: Reg) -> Reg:
     return _pair(k, real, imag)
 
 
+def expm1(k: Any, z: Reg) -> Reg:
+    a, b = z.value
+    half = k.sin(b * 0.5)
+    return _pair(k, k.expm1(a) * k.cos(b) - half * half * 2.0, exp(k, z).value[1])
+
+
 def log(k: Any, z: Reg) -> Reg:
     """Near 1, -1, i and -i log|z| is log1p(|z|^2 - 1) / 2, where |z| would be rounded to 1."""
     x, y = k.abs(z.value[0]), k.abs(z.value[1])
@@ -195,6 +201,7 @@ def arctanh(k: Any, z: Reg) -> Reg:
 
 FUNCTIONS = {
     "exp": exp,
+    "expm1": expm1,
     "log": log,
     "log2": _scaled(log, 1 / math.log(2)),
     "log10": _scaled(log, 1 / math.log(10)),

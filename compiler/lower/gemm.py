@@ -10,23 +10,25 @@ to the rows it has just written to scratch memory:
       scf.for (%row) scf.parallel (%column)                      bias, activation, residual, casts -> results
 
 An operand is read in place where its layout suits the tile; else a step before packs it (gemm_pack.py), which takes any
-index map. A matrix that is computed from much less memory (dequantised weights) is packed, too, or multiplied as it is
-computed, for few rows (lanes.py). gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile
-moves back and overlaps the one before: every access is a whole vector inside its buffer. There are two kinds of tile:
-vectors along the columns of C (`b` is read as vectors, `a` as scalars), or along K, for few rows by a transposed
-matrix. Each element of C is the same sequence of operations whatever the threads are, and is written once.
+index map. Where a block has all rows of C, it packs what it reads of b itself. A matrix that is computed from much less
+memory (dequantised weights) is packed, too, or, for few rows, multiplied as it is computed (lanes.py).
+gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile moves back and overlaps the one
+before: every access is a whole vector inside its buffer. There are two kinds of tile: vectors along the columns of C
+(`b` is read as vectors, `a` as scalars), or along K, for few rows by a transposed matrix. Each element of C is the same
+sequence of operations whatever the threads are, and is written once.
 """
 
 from __future__ import annotations
 
 import functools
+from math import prod
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
 
 from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.gemm_block import Block, Lanes, Sums, gemm_block, gemm_block_k, gemm_computed_k
-from mlxir.compiler.lower.gemm_pack import Operand, Packing
+from mlxir.compiler.lower.gemm_pack import Operand, Packing, Panels
 from mlxir.compiler.lower.gemm_product import Product, StepBuilder
 from mlxir.compiler.lower.gemm_schedule import PANEL, Side, ceil_div, choose, should_swap
 from mlxir.compiler.lower.index import Index, Var
@@ -154,7 +156,9 @@ class _Blocked:
         self.b.compute(product.pull.graph, vector_bytes // self.dtype.size)
         a, b = _side_met(self.a.side), _side_met(self.b.side)
         whole = not is_symbolic(self.depth)  # a part of a vector along K is made for one depth
-        self.schedule = choose(plain(product.b.extent), m, n, depth, a, b, self.dtype.size, vector_bytes, whole)
+        fixed = not any(is_symbolic(x) for x in (self.m, self.n, self.depth, product.b.extent))
+        local = fixed and (product.b.extent == 1 or product.b in self.b.node.free)
+        self.schedule = choose(plain(product.b.extent), m, n, depth, a, b, self.dtype.size, vector_bytes, whole, local)
         if not whole:
             self.schedule = self.schedule._replace(panel=PANEL if depth >= SIZE_CLASSES[0] else SIZE_CLASSES[0])
         self.tile, self.panels = self.schedule.tile, ceil_div(self.depth, self.schedule.panel)
@@ -173,10 +177,14 @@ class _Blocked:
             (self.b, schedule.pack_b, self.tile.columns, "_pack_b"),
             (self.a, schedule.pack_a, self.tile.rows, "_pack_a"),
         ):
-            if wanted:
+            if wanted and not (x is self.b and schedule.local):
                 packed[x] = self._pack(x, width, suffix)
             else:
                 nodes.append(x.node)
+        if schedule.local:
+            blocks = self.product.b.extent * prod(self._block_counts())
+            self.copies = self.steps.temporary(blocks * self._block_size(), self.dtype)
+            packed[self.b] = self.copies
         writes = [r.buffer for r in roots]
         self.steps.add("", nodes, list(packed.values()), writes, lambda e: self._emit(e, packed))
         return self.steps.finish()
@@ -205,20 +213,52 @@ class _Blocked:
         return _Reader(e.buffers[x.node.data[0]], x.node.dtype, e.index(x.base), side.lane_stride, side.depth_stride,
                        side.lane_stride * width, side.lane_stride * last)  # fmt: skip
 
+    def _block_counts(self) -> tuple[int, int]:
+        """Blocks of rows, and of columns."""
+        schedule = self.schedule
+        return ceil_div(self.row_tiles, schedule.block_rows), ceil_div(self.column_tiles, schedule.block_columns)
+
+    # -- what a block packs for itself --------------------------------------------------------------------------------
+    def _block_size(self) -> int:
+        """Elements of a panel of K of a block's columns."""
+        return self.schedule.block_columns * self.schedule.panel * self.tile.columns
+
+    def _batch(self, e: VectorEmitter) -> ir.Value:
+        return e.variables[self.product.b] if self.product.b.extent > 1 else e.constant_index(0)
+
+    def _local_reader(self, e: VectorEmitter, at: ir.Value) -> _Reader:
+        """How tiles read the copy of a block, which begins `at` with the block's first column."""
+        step = self.schedule.panel * self.tile.columns
+        start = e.minus(at, e.times(self.first_column, step))
+        last = (self.column_tiles - 1) * step
+        return _Reader(e.buffers[self.copies], self.dtype, start, 1, self.tile.columns, step, last)
+
+    def _copy(self, e: VectorEmitter, b: _Reader, start: ir.Value, deep: ir.Value) -> None:
+        """`deep` steps along K of the block's columns."""
+        packing = self._packing(self.b, self.tile.columns)
+        at = e.plus(b.at, e.times(self.first_column, b.step))
+        panels = Panels(at, e.constant_index(b.step), self.first_column, self.column_count, start, deep)
+        layout = packing.layout
+        assert layout is not None
+        layout(packing, e, b.buffer, panels)
+
     # -- blocks -----------------------------------------------------------------------------------------------------
     def _emit(self, e: VectorEmitter, packed: dict[Operand, int]) -> tuple[int, float]:
         tile, rows, columns = self.tile, self.schedule.block_rows, self.schedule.block_columns
-        row_block = Var("row_block", ceil_div(self.row_tiles, rows))
-        column_block = Var("column_block", ceil_div(self.column_tiles, columns))
+        row_block, column_block = map(Var, ("row_block", "column_block"), self._block_counts())
         scratch, _ = e.scratch((rows if self.panels > 1 else 1) * tile.rows * self.stride, self.dtype)
 
         def block() -> None:
             a = self._reader(e, self.a, tile.rows, packed.get(self.a))
-            b = self._reader(e, self.b, tile.columns, packed.get(self.b))
             self.first_row = e.times(e.variables[row_block], rows)
             self.first_column = e.times(e.variables[column_block], columns)
             self.column_count = e.part(self.column_tiles, self.first_column, columns)
             row_count = e.part(self.row_tiles, self.first_row, rows)
+            if self.schedule.local:
+                number = e.plus(e.times(self._batch(e), column_block.extent), e.variables[column_block])
+                b = self._local_reader(e, e.times(number, self._block_size()))
+            else:
+                b = self._reader(e, self.b, tile.columns, packed.get(self.b))
             emit = self._one_panel if self.panels == 1 else self._many_panels
             emit(e, scratch, a, b, row_count)
 
@@ -229,6 +269,8 @@ class _Blocked:
     def _one_panel(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
         """K in one go: a row of tiles, then the operations that follow on it."""
         row = Var("row", self.schedule.block_rows)
+        if self.schedule.local:
+            self._copy(e, b, e.constant_index(0), e.constant_index(self.depth))
 
         def rows() -> None:
             number = e.plus(self.first_row, e.variables[row])
@@ -246,6 +288,8 @@ class _Blocked:
             start = e.times(e.variables[panel], self.schedule.panel)
             count = e.part(self.depth, start, self.schedule.panel)
             rows_of_a = a.lanes(e, start, self.first_row, row_count)
+            if self.schedule.local:
+                self._copy(e, b, start, count)
             self._multiply(e, scratch, (a, b), rows_of_a, start, count, e.variables[panel])
 
         e.repeat(panel, panel.extent, panels)
@@ -258,7 +302,7 @@ class _Blocked:
     ) -> None:  # fmt: skip
         """The tiles of a block: `count` steps along K from `start` on, added to what is there but in panel 0."""
         (a, b), tile = operands, self.tile
-        columns = b.lanes(e, start, self.first_column, self.column_count)
+        columns = b.lanes(e, None if self.schedule.local else start, self.first_column, self.column_count)
         at, *sizes = map(e.constant_index, (self.margin, self.stride, self.column_tiles - 1, self.column_overlap))
         sums = Sums(at, sizes[0], panel, *sizes[1:])
         dtypes = a.dtype.name, b.dtype.name, self.dtype.name

@@ -1,8 +1,8 @@
 """Packs an operand of a matrix product into panels as wide as the register tile, in the dtype of the sums.
 
-A panel holds [k][lane]; panels lie as [batch][tile]. Each of the first functions fills one step, out of calls of the
-routines that follow where the operand is a matrix in memory. Where the extent is no multiple of
-the width, the last panel moves back and repeats lanes of the one before.
+A panel holds [k][lane]. A step packs a whole operand into panels that lie as [batch][tile], or a block of the product
+packs those that it reads; both by calls of the routines below. Where the extent is no multiple of the width, the last
+panel moves back and repeats lanes of the one before.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mlxir.dialects.symbolic import is_symbolic
 from mlxir.runtime.dtypes import Dtype, from_name
 
 CHUNK = 16  # rows of a matrix that one iteration packs
+MOVED = 4.0  # simple operations that an element costs which is moved from far and to far
 
 
 class Operand:
@@ -72,6 +73,18 @@ class Packing(NamedTuple):
     def size(self) -> int:
         return self.batch.extent * self.tiles * self.depth * self.width
 
+    @property
+    def layout(self) -> Callable[[Packing, VectorEmitter, ir.Value, Panels], None] | None:
+        """What packs panels; None where only `_values` can."""
+        side = self.operand.side
+        if self.extent < self.width:
+            return None
+        if side.plain and side.lane_stride == 1:
+            return _cut
+        if side.plain and side.depth_stride == 1 and self.depth >= self.lanes:
+            return _transposed
+        return _computed if self.operand.computed is not None else None
+
     def first_lane(self, e: VectorEmitter, tile: ir.Value) -> ir.Value:
         return first_lane(e, tile, self.width, self.extent)
 
@@ -82,14 +95,40 @@ class Packing(NamedTuple):
         return e.times(tile, self.depth * self.width)
 
     def emit(self, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
-        side = self.operand.side
-        if side.plain and self.extent >= self.width and side.lane_stride == 1:
-            return _rows(self, e, target)
-        if side.plain and self.extent >= self.width and side.depth_stride == 1 and self.depth >= self.lanes:
-            return _transposed(self, e, target)
-        if self.operand.computed is not None and self.extent >= self.width:
-            return _computed(self, self.operand.computed, e, target)
-        return _values(self, e, target)
+        """The step: it iterates over chunks of rows where these are contiguous along the lanes, else over tiles."""
+        layout = self.layout
+        if layout is None:
+            return _values(self, e, target)
+        rows = layout is _cut
+        part = Var("chunk", ceil_div(self.depth, CHUNK)) if rows else Var("tile", self.tiles)
+        cost = max(MOVED, float(self.operand.node.cost))
+
+        def one() -> None:
+            self.bind()
+            zero, step = e.constant_index(0), e.constant_index(self.depth * self.width)
+            if rows:
+                above = e.times(e.variables[part], CHUNK)
+                at = e.plus(self.start(e, zero), e.times(above, self.width))
+                panels = Panels(at, step, zero, e.constant_index(self.tiles), above, e.part(self.depth, above, CHUNK))
+            else:
+                tile, one = e.variables[part], e.constant_index(1)
+                panels = Panels(self.start(e, tile), step, tile, one, zero, e.constant_index(self.depth))
+            layout(self, e, target, panels)
+
+        over(e, [self.batch, part], one)
+        each = CHUNK * self.tiles if rows else self.depth
+        return self.batch.extent * part.extent, cost * each * self.width
+
+
+class Panels(NamedTuple):
+    """`count` panels from tile `first` on, to lie `step` apart from `at` on; `deep` steps along K from `start` on."""
+
+    at: ir.Value
+    step: ir.Value
+    first: ir.Value
+    count: ir.Value
+    start: ir.Value
+    deep: ir.Value
 
 
 def first_lane(e: VectorEmitter, tile: ir.Value, width: int, extent: int) -> ir.Value:
@@ -129,45 +168,40 @@ def _values(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]
     return p.batch.extent * p.tiles, 1.0 * p.depth * p.width * max(x.node.cost, 1)
 
 
-def _rows(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
-    """Rows are contiguous along the lanes: an iteration cuts a few of them into pieces of the tile's width."""
-    x, stride, chunk = p.operand, p.operand.side.depth_stride, Var("chunk", ceil_div(p.depth, CHUNK))
-
-    def rows() -> None:
-        p.bind()
-        above = e.times(e.variables[chunk], CHUNK)
-        source = e.plus(e.index(x.base), e.times(above, stride))
-        to = e.plus(p.start(e, e.constant_index(0)), e.times(above, p.width))
-        known = (stride, max(p.extent - p.width, 0), p.depth * p.width, p.tiles)
-        numbers = [source, to, e.part(p.depth, above, CHUNK), *map(e.constant_index, known)]
-        what = gemm_pack_rows(p.width, x.node.dtype.name, p.dtype.name)
-        call(e, what, [e.buffers[x.node.data[0]], target], numbers)
-
-    over(e, [p.batch, chunk], rows)
-    return p.batch.extent * chunk.extent, 1.0 * CHUNK * p.tiles * p.width
+def _cut(p: Packing, e: VectorEmitter, target: ir.Value, panels: Panels) -> None:
+    """Rows are contiguous along the lanes: they are cut into pieces of the tile's width."""
+    x, stride, begin = p.operand, p.operand.side.depth_stride, e.times(panels.first, p.width)
+    source = e.plus(e.plus(e.index(x.base), begin), e.times(panels.start, stride))
+    last = e.minus(e.constant_index(max(p.extent - p.width, 0)), begin)
+    numbers = [source, panels.at, panels.deep, e.constant_index(stride), last, panels.step, panels.count]
+    what = gemm_pack_rows(p.width, x.node.dtype.name, p.dtype.name)
+    call(e, what, [e.buffers[x.node.data[0]], target], numbers)
 
 
-def _transposed(p: Packing, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
+def _transposed(p: Packing, e: VectorEmitter, target: ir.Value, panels: Panels) -> None:
     """Lanes are contiguous along K: squares of lanes x lanes elements are transposed in registers."""
-    x, stride, tile = p.operand, p.operand.side.lane_stride, Var("tile", p.tiles)
+    x, stride, tile = p.operand, p.operand.side.lane_stride, Var("panel", 1)
+    what = gemm_pack_columns(p.width, p.lanes, x.node.dtype.name, p.dtype.name)
 
     def panel() -> None:
-        p.bind()
-        source = e.plus(e.index(x.base), e.times(p.first_lane(e, e.variables[tile]), stride))
-        start = p.start(e, e.variables[tile])
-        what = gemm_pack_columns(p.width, p.lanes, x.node.dtype.name, p.dtype.name)
-        numbers = [source, e.constant_index(stride), start, e.constant_index(p.depth)]
+        lane = p.first_lane(e, e.plus(panels.first, e.variables[tile]))
+        source = e.plus(e.plus(e.index(x.base), e.times(lane, stride)), panels.start)
+        to = e.plus(panels.at, e.product(e.variables[tile], panels.step))
+        numbers = [source, e.constant_index(stride), to, panels.deep]
         call(e, what, [e.buffers[x.node.data[0]], target], numbers)
 
-    over(e, [p.batch, tile], panel)
-    return p.batch.extent * p.tiles, 1.0 * p.depth * p.width
+    e.repeat(tile, panels.count, panel)
 
 
-def _computed(p: Packing, x: Computed, e: VectorEmitter, target: ir.Value) -> tuple[int, float]:
+def _computed(p: Packing, e: VectorEmitter, target: ir.Value, panels: Panels) -> None:
     """Computed along K: chunks of all lanes of a panel go to scratch memory and are transposed from there."""
-    tile, first, lane = Var("tile", p.tiles), Var("first", p.extent - p.width + 1), Var("lane", p.width)
+    x = p.operand.computed
+    assert x is not None
+    tile, first, lane = Var("panel", 1), Var("first", p.extent - p.width + 1), Var("lane", p.width)
     scratch, _ = e.scratch(p.width * x.length, p.dtype)
-    of_lane = x.moved({p.operand.lane: Index.of(first) + lane})
+    of_lane, local = x.moved({p.operand.lane: Index.of(first) + lane}), Var("local", 1)
+    length = e.constant_index(x.length)
+    before, count = (e.k.op("arith.divui", [n, length], INDEX) for n in (panels.start, panels.deep))
 
     def one_lane() -> None:
         row = e.times(e.variables[lane], x.length)
@@ -175,19 +209,19 @@ def _computed(p: Packing, x: Computed, e: VectorEmitter, target: ir.Value) -> tu
         for part in range(x.parts):
             e.store_vector(of_lane.emit(e, part), scratch, e.plus(row, part * x.lanes))
 
-    def chunk() -> None:
-        e.repeat(lane, p.width, one_lane)
-        start = e.plus(p.start(e, e.variables[tile]), e.times(e.variables[x.chunk], x.length * p.width))
-        numbers = [e.constant_index(0), e.constant_index(x.length), start, e.constant_index(x.length)]
-        call(e, gemm_pack_columns(p.width, p.lanes, p.dtype.name, p.dtype.name), [scratch, target], numbers)
-
     def panel() -> None:
-        p.bind()
-        e.variables[first] = p.first_lane(e, e.variables[tile])
-        e.repeat(x.chunk, p.depth // x.length, chunk)
+        e.variables[first] = p.first_lane(e, e.plus(panels.first, e.variables[tile]))
+        to = e.plus(panels.at, e.product(e.variables[tile], panels.step))
 
-    over(e, [p.batch, tile], panel)
-    return p.batch.extent * p.tiles, 1.0 * p.depth * p.width * x.node.cost
+        def chunk() -> None:
+            e.variables[x.chunk] = e.plus(before, e.variables[local])
+            e.repeat(lane, p.width, one_lane)
+            numbers = [e.constant_index(0), length, e.plus(to, e.times(e.variables[local], x.length * p.width)), length]
+            call(e, gemm_pack_columns(p.width, p.lanes, p.dtype.name, p.dtype.name), [scratch, target], numbers)
+
+        e.repeat(local, count, chunk)
+
+    e.repeat(tile, panels.count, panel)
 
 
 # -- routines --------------------------------------------------------------------------------------------------------

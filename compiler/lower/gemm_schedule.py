@@ -11,6 +11,8 @@ PANEL = 512  # of K: a panel of b (PANEL x tile columns) streams from L2 while a
 SCRATCH_BYTES = 1 << 17  # sums of a block between the panels of K, on the stack
 L2_SHARE = 1 << 18  # a matrix of so many bytes stays in L2 beside the rest
 LARGE = 1 << 20  # one of so many does not
+LOCAL_ROWS = 512  # so many rows of C may be one block of a single panel
+LAST_CACHE = 1 << 23  # one of so many comes from main memory
 UNUSUAL = 1.2  # so much better must a tile be that is compiled for a few products only
 ROW_TILES = 6  # so many rows of tiles pay for packing b
 FEW_ROWS = 8  # for so many, a matrix that is computed from less is computed anew for each tile
@@ -47,7 +49,10 @@ class Tile(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """`panels` panels of `panel` steps along K; blocks of block_rows x block_columns tiles."""
+    """`panels` panels of `panel` steps along K; blocks of block_rows x block_columns tiles.
+
+    `local`: no step packs b, but each block what it reads of it.
+    """
 
     tile: Tile
     pack_a: bool
@@ -56,6 +61,7 @@ class Schedule(NamedTuple):
     panels: int
     block_rows: int
     block_columns: int
+    local: bool = False
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -68,11 +74,12 @@ def should_swap(m: int, n: int, a: Side, lanes: int) -> bool:
 
 
 def choose(
-    batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, vector_bytes: int, whole: bool = True
-) -> Schedule:
+    batch: int, m: int, n: int, depth: int, a: Side, b: Side, size: int, vector_bytes: int, whole: bool = True,
+    local: bool = True,
+) -> Schedule:  # fmt: skip
     """For `batch` products m x depth by depth x n, with sums of `size` bytes, on vectors of `vector_bytes`.
 
-    Without `whole`, the depth is not known and vectors do not lie along it.
+    Without `whole`, the depth is not known and vectors do not lie along it. `local`: blocks may pack b.
     """
     lanes, registers = vector_bytes // size, 16 if vector_bytes == 32 else 32
     deep = b.depth_stride == 1 if b.plain else b.computed > 0 and m <= FEW_ROWS
@@ -88,7 +95,9 @@ def choose(
         tile = choose_tile(m, n, lanes, registers, 8 if not pack_a and _crowded(a) else 24)
         in_place = b.plain and b.lane_stride == 1 and n >= tile.columns
         pack_b = not in_place or (ceil_div(m, tile.rows) > ROW_TILES and depth * n * b.size > L2_SHARE)
-    return _blocks(batch, m, n, depth, size, tile, pack_a, pack_b, b)
+    in_runs = b.computed > 0 or (b.plain and (b.lane_stride == 1 or (b.depth_stride == 1 and depth >= lanes)))
+    local = local and pack_b and in_runs and n >= tile.columns
+    return _blocks(batch, m, n, depth, size, tile, pack_a, pack_b, b, local)
 
 
 def _crowded(a: Side) -> bool:
@@ -135,7 +144,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int, most_rows: int = 24)
 
 
 def _blocks(
-    batch: int, m: int, n: int, depth: int, size: int, tile: Tile, pack_a: bool, pack_b: bool, b: Side
+    batch: int, m: int, n: int, depth: int, size: int, tile: Tile, pack_a: bool, pack_b: bool, b: Side, local: bool
 ) -> Schedule:
     # A large matrix that is read in place is read a few whole rows at a time, the order in which it lies in memory.
     streamed = not tile.along_k and not pack_b and depth * n * b.size > L2_SHARE
@@ -144,23 +153,32 @@ def _blocks(
     panels = ceil_div(depth, panel)
     row_tiles, column_tiles = ceil_div(m, tile.rows), ceil_div(n, tile.columns)
     # Long runs of each row of it, which the processor fetches ahead; few rows of C leave room for their sums.
-    run = (2048 if m <= 16 else 512) if streamed else 256
+    outside = depth * n * b.size > LAST_CACHE
+    run = ((4096 if outside else 2048) if m <= 16 else 512) if streamed else 256
     columns = min(column_tiles, max(1, run // tile.columns))
     rows = 256 // tile.rows if panels == 1 else SCRATCH_BYTES // ((columns + 1) * tile.columns * size) // tile.rows
-    rows = min(row_tiles, max(1, rows))
-    fewest = min(columns, run // 2 // tile.columns if streamed else 1)
-    rows, columns = _even_blocks(batch, row_tiles, column_tiles, rows, columns, max(1, fewest))
-    return Schedule(tile, pack_a, pack_b, panel, panels, rows, columns)
+    # Where all rows are one block, its columns need not be packed before: they stay in L2 until all rows are done.
+    most_rows = (LOCAL_ROWS if panels == 1 else SCRATCH_BYTES // (2 * tile.columns * size)) // tile.rows
+    local = local and row_tiles <= most_rows and panel % max(b.computed, 1) == 0
+    rows = row_tiles if local else min(row_tiles, max(1, rows))
+    if local and panels > 1:
+        columns = min(columns, max(1, SCRATCH_BYTES // (row_tiles * tile.rows * tile.columns * size) - 1))
+    # Two threads get halves; more threads get shorter runs where these come from a cache.
+    half = max(ceil_div(column_tiles, 2), 256 // tile.columns)
+    fewest = min(columns, half, run // (2 if outside else 4) // tile.columns) if streamed else 1
+    least = (rows if local else 1), max(1, fewest)
+    rows, columns = _even_blocks(batch, row_tiles, column_tiles, least, (rows, columns))
+    return Schedule(tile, pack_a, pack_b, panel, panels, rows, columns, local)
 
 
 def _even_blocks(
-    batch: int, row_tiles: int, column_tiles: int, most_rows: int, most_columns: int, fewest_columns: int
+    batch: int, row_tiles: int, column_tiles: int, least: tuple[int, int], most: tuple[int, int]
 ) -> tuple[int, int]:
     """(rows, columns) of a block in tiles: even shares for 2, 4, 8 and 16 threads, and few blocks."""
     best, block = float("-inf"), (1, 1)
     tiles = batch * row_tiles * column_tiles
-    for columns in range(fewest_columns, most_columns + 1):
-        for rows in range(1, most_rows + 1):
+    for columns in range(least[1], most[1] + 1):
+        for rows in range(least[0], most[0] + 1):
             count = batch * ceil_div(row_tiles, rows) * ceil_div(column_tiles, columns)
             share = sum(tiles / (t * ceil_div(count, t) * rows * columns) for t in (2, 4, 8, 16))
             score = share - 0.08 * count.bit_length()

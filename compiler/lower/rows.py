@@ -3,6 +3,8 @@
 %m = scf.parallel (%r) init(-inf) { ... scf.reduce(maximumf) }              softmax: two stages
 %s = scf.parallel (%r) init(0)    { exp(x - m) -> scratch; scf.reduce(addf) }
 scf.parallel (%r)                 { scratch / s -> out }
+
+A last stage that no value per element depends on (the loss beside a gradient) is part of the last loop.
 """
 
 from __future__ import annotations
@@ -58,11 +60,13 @@ class RowEmitter:
         """Whether the loop that stores what has a value per element takes the last stage, too: nothing there may depend
         on it, and no long chains, which are interleaved only in loops without results.
         """
-        below, stage = reachable(nodes), {id(n) for n in self.stages[-1]}
-        if not nodes or len(self.form.inner) > 1 or any(id(n) in stage for n in below):
+        stage, inner = {id(n) for n in self.stages[-1]}, frozenset(self.form.inner)
+        if not nodes or len(inner) > 1 or any(n.dtype.kind == "c" for n in self.stages[-1]):
             return False
-        chains = any(getattr(n.data[0], "costly", False) and n.free & set(self.form.inner) for n in below if n.kind == "apply")
-        return not chains and all(n.dtype.kind != "c" for n in self.stages[-1])
+        for n in reachable(nodes):
+            if id(n) in stage or (n.kind == "apply" and n.free & inner and getattr(n.data[0], "costly", False)):
+                return False
+        return True
 
     def last(self) -> list[Scalar]:
         """What the last loop computes for each element."""

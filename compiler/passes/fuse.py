@@ -32,6 +32,7 @@ from mlxir.runtime.errors import CompileError
 
 VIEWS = ("transpose", "reshape", "broadcast_to", "slice")  # what a contraction reads through in place
 MOST_BUFFERS = 28  # Metal binds at most 31
+MOST_PLACES = 8  # at which one kernel computes a value for each of its elements
 
 
 @dataclass(eq=False)
@@ -98,6 +99,7 @@ class Fusion:
         self.homes: dict[int, list[Group]] = {}  # operation -> kernels that compute it
         self.groups: list[Group] = []
         self.inputs: dict[Group, tuple[int, set[int]]] = {}
+        self.places: dict[int, int] = {}  # operation computed inside its readers -> at how many indices for an element
         for n in reversed(range(len(ops))):
             self._place(n)
         self._merge_siblings()
@@ -253,12 +255,31 @@ class Fusion:
         inline = inline and all(self._has_room(g, n) for g in readers)
         if inline and costly:
             inline = all(size * 2 > prod(g.shape) or size == prod(g.rows) or self._per_row(n, g) for g in readers)
+        places = self._places_read(op)
+        if inline and places > MOST_PLACES and op.record.kind in ("elementwise", "reduction"):
+            self._materialize(n, Group("loops", op.results[0].shape), readers)
+            return
         if inline:
+            self.places[n] = places
             self.homes[n] = readers
             for g in readers:
                 g.members.add(n)
             return
         self._join_or_start(n, op.results[0].shape, None, readers)
+
+    def _places_read(self, op: Op) -> int:
+        """At how many indices its readers compute a value for one element of theirs: the four neighbours of a stencil,
+        and those of the neighbours where the next stencil is computed on the way, and so on.
+        """
+        here, elsewhere = 0, 0
+        for t in op.results:
+            for user in self.users.get(id(t), ()):
+                record, places = self.ops[user].record, self.places.get(user, 1)
+                if record.kind == "structural" and record.name not in ("reshape", "broadcast_to"):
+                    elsewhere += places
+                else:
+                    here = max(here, places)
+        return here + elsewhere
 
     def _elements_read(self, op: Op) -> int:
         """How many elements computing a result anew reads, beside small operands: those of x for 0.04 * x * x."""

@@ -3,7 +3,7 @@ pairwise summation; and so a matrix product of great depth with few results.
 
     sum(x: 1000000xf32) {axes=[0]}       ->   sum(sum(reshape(x): 50x20000xf32) {axes=[1]}) {axes=[0]}
     sum(x: 32x28x28x16xf32) {axes=[0,1,2]} ->   sum(sum(x) {axes=[1,2]}) {axes=[0]}
-    sum(x: 4096x1024xf32) {axes=[0,1]}   ->   sum(sum(x) {axes=[1]}) {axes=[0]}      where rows of that shape are reduced
+    sum(x: 4096x1024xf32) {axes=[0,1]}   ->   sum(sum(x) {axes=[1]}) {axes=[0]}, where its rows are reduced, too
     matmul(a: 8x65536xf32, b: 65536x8xf32) ->   sum(matmul(a in 16 pieces, b in 16 pieces): 16x8x8xf32) {axes=[0]}
 
 The number of pieces depends on the shape alone, so results do not depend on the machine's threads.
@@ -93,13 +93,14 @@ def _by_first_axis(op: Op) -> bool:
 
 
 def _rows(ops: list[Op]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """The shapes whose rows a reduction walks, with the axes of a row."""
+    """The shapes whose rows a reduction walks as a whole, with the axes of a row."""
     found = {}
     for op in ops:
-        if op.record.kind == "reduction":
-            shape, axes = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))
-            if axes and axes[0] > 0 and axes == tuple(range(axes[0], len(shape))):
-                found[shape] = axes
+        if op.record.kind != "reduction" or is_symbolic(op.operands[0].aval.size) or _pieces(op):
+            continue
+        shape, axes = op.operands[0].shape, tuple(sorted(op.attrs["axes"]))
+        if axes and axes[0] > 0 and axes == tuple(range(axes[0], len(shape))):
+            found[shape] = axes
     return found
 
 
@@ -108,13 +109,13 @@ def _by_rows(op: Op, rows: dict[tuple[int, ...], tuple[int, ...]]) -> tuple[int,
 
     Fusion then makes both one kernel: the loss of a layer norm reads what its gradient reads.
     """
-    if op.record.kind != "reduction" or op.operands[0].shape not in rows:
+    if op.record.kind != "reduction" or is_symbolic(op.operands[0].aval.size):
         return None
-    shape, along = op.operands[0].shape, rows[op.operands[0].shape]
-    lead = prod(shape[: along[0]])
-    if is_symbolic(prod(shape)) or prod(shape) < MANY_ELEMENTS or not FEW_ROWS <= lead <= MANY_ELEMENTS:
+    shape = op.operands[0].shape
+    along = rows.get(shape)
+    if along is None or len(op.attrs["axes"]) < len(shape) or prod(shape) < MANY_ELEMENTS:
         return None
-    return along if len(op.attrs["axes"]) == len(shape) else None
+    return along if FEW_ROWS <= prod(shape[: along[0]]) <= MANY_ELEMENTS else None
 
 
 def _pieces(op: Op) -> int:

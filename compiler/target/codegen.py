@@ -64,8 +64,7 @@ def _optimise(module: Any, machine: Any) -> None:
     # Interleaving is the vectoriser's; further unrolling and SLP cost compile time and gain nothing on these loops.
     options.loop_vectorization, options.slp_vectorization, options.loop_unrolling = True, False, False
     builder = llvm.create_pass_builder(machine, options)
-    passes = builder.getModulePassManager()
-    _past_the_lock("LLVMPY_RunNewModulePassManager")(passes, module, builder)
+    _run(builder.getModulePassManager(), module, builder)
 
 
 def _tidy(module: Any, machine: Any) -> None:
@@ -73,7 +72,14 @@ def _tidy(module: Any, machine: Any) -> None:
     passes = llvm.create_new_module_pass_manager()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
+    _run(passes, module, builder)
+
+
+def _run(passes: Any, module: Any, builder: Any) -> None:
+    """Run passes, then free them: llvmlite 0.50 has a `_dispose` for them that it never finds."""
     _past_the_lock("LLVMPY_RunNewModulePassManager")(passes, module, builder)
+    ffi.lib.LLVMPY_DisposeNewModulePassManger(passes)
+    passes.detach()
 
 
 def _emit(module: Any, machine: Any, assembly: bool) -> bytes:

@@ -41,9 +41,10 @@ define bfloat @__truncdfbf2(double %d) {
   ret bfloat %h
 }
 
-; One thread's part of a step. Iterations are shared out evenly, and a share is cut into four pieces (rounded up to
-; `align`): a thread takes those of its own share, then what others have not begun, so that nobody waits for a thread
-; that the system runs late or slowly. What each has taken is counted in a cache line of its own.
+; One thread's part of a step. Iterations are shared out evenly. A thread takes a quarter of what is left of its own
+; share (rounded up to `align`) until nothing is, then of what others have not begun, so that nobody waits for a thread
+; that the system runs late or slowly, or whose iterations are longer. What each has taken is counted in a cache line of
+; its own.
 define internal void @mlxir.share(ptr %mlxir.task) {
 entry:
   %fn = load ptr, ptr %mlxir.task
@@ -66,9 +67,8 @@ entry:
   %e2 = sub i64 %e1, 1
   %e3 = udiv i64 %e2, %align
   %share = mul i64 %e3, %align
-  %p1 = add i64 %e3, 3
-  %p2 = udiv i64 %p1, 4
-  %piece = mul i64 %p2, %align
+  %quarter = mul i64 %align, 4
+  %almost = sub i64 %quarter, 1
   br label %next
 next:
   %v = phi i64 [ 0, %entry ], [ %v1, %done ]
@@ -86,13 +86,17 @@ look:
   %some = icmp ult i64 %taken, %length
   br i1 %some, label %take, label %done
 take:
-  %from = atomicrmw add ptr %counter, i64 %piece monotonic
-  %mine = icmp ult i64 %from, %length
-  br i1 %mine, label %work, label %done
+  %rest = sub i64 %length, %taken
+  %p1 = add i64 %rest, %almost
+  %p2 = udiv i64 %p1, %quarter
+  %piece = mul i64 %p2, %align
+  %to0 = add i64 %taken, %piece
+  %swapped = cmpxchg ptr %counter, i64 %taken, i64 %to0 monotonic monotonic
+  %mine = extractvalue { i64, i1 } %swapped, 1
+  br i1 %mine, label %work, label %look
 work:
-  %to0 = add i64 %from, %piece
   %to = call i64 @llvm.umin.i64(i64 %to0, i64 %length)
-  %lo = add i64 %first, %from
+  %lo = add i64 %first, %taken
   %hi = add i64 %first, %to
   call void %fn(i64 %lo, i64 %hi, ptr %buffers)
   br label %look

@@ -66,12 +66,18 @@ def _normalize(m: OpBuilder, *operands: Any, **attrs: Any) -> Any:
     return deviations * scale
 
 
-class Normalize(Composite):
-    """x (less its mean, where `centred`) / sqrt(its mean square + eps) over `axes`. `each` is 1 / the number of elements,
-    like `eps` a constant: numbers that may be symbolic are operands.
+def _normalized(x: Aval, each: Aval, eps: Aval, **attrs: Any) -> Aval:
+    if x.dtype.kind != "f" or not x.dtype is each.dtype is eps.dtype:
+        raise ValueError(f"[normalize] operands must have one floating dtype, got {x}, {each} and {eps}")
+    return x
 
-    A derived gradient would pass through the mean square, then through the mean. Here the sums over the tangent belong to
-    the passes over a row that the sums over x need anyway.
+
+class Normalize(Composite):
+    """x (less its mean, where `centred`) / sqrt(its mean square + eps) over `axes`.
+
+    `each`, 1 / the number of elements, and `eps` are constants; numbers that may be symbolic are operands. A derived
+    gradient would pass through the mean square, then through the mean: here the sums over the tangent belong to the
+    passes over a row that the sums over x need anyway.
     """
 
     operands = ("x", "each", "eps")
@@ -92,7 +98,7 @@ class Normalize(Composite):
     vmap = Softmax.vmap
 
 
-normalize = Normalize("normalize", _normalize, lambda x, each, eps, **attrs: x, ("axes", "centred"))
+normalize = Normalize("normalize", _normalize, _normalized, ("axes", "centred"))
 softmax = Softmax("softmax", _softmax, lambda x, axes: x, ("axes",))
 logsumexp = LogSumExp(
     "logsumexp", _logsumexp,

@@ -152,7 +152,7 @@ def test_stream_is_accepted_wherever_mlx_accepts_it():
 
 
 def test_every_stream_is_looked_at():
-    """Each function and method that takes a stream refuses what is none, and the stream of a device that is not there."""
+    """Each function and method that takes a stream refuses what is none, and one of a device that is not there."""
     public = {name: functools.reduce(getattr, name.split("."), mlxir) for name in functions()}
     public |= {f"array.{name}": getattr(mlxir.array, name) for name in METHODS}
     takers = {}

@@ -1,5 +1,6 @@
 """The language of native code (native/words.py), and eager operators and evaluations in it."""
 
+import collections
 import ctypes
 import gc
 import hashlib
@@ -283,6 +284,47 @@ def test_a_repeated_evaluation_is_native(compiled_tier, monkeypatch):
     z = x * y + 1
     mx.eval([{"z": z}, (x,)], y, 3, None, "text")
     assert z._value.node is None and z.tolist() == first
+
+
+class Layer(dict):
+    """As a Module: a dict with attributes."""
+
+
+class Named(list):
+    pass
+
+
+class Backwards(dict):
+    def values(self):
+        return reversed(list(super().values()))
+
+
+class Hidden(list):
+    def __iter__(self):
+        return iter(())
+
+
+Pair = collections.namedtuple("Pair", "x y")
+
+
+def test_subclasses_of_containers_are_taken_apart_natively(compiled_tier, monkeypatch):
+    x = mx.array([1.0, 2.0])
+    made = []
+    for i in range(2):
+        y = x * 3
+        tree = Layer(w=y, b=Named([y + 1, Pair(y + 2, True)]), s=mx.random.state)
+        with monkeypatch.context() as patch:
+            if i:
+                patch.setattr(evaluate, "evaluate", None)
+            native = native_functions().function("evaluated")
+            assert native(tree) is (i == 1)
+        mx.eval(tree)
+        made.append([tree["w"].tolist(), tree["b"][0].tolist(), tree["b"][1].x.tolist()])
+    assert made[0] == made[1] == [[3, 6], [4, 7], [5, 8]]
+    assert native(Backwards(x=x)) is False and native(Hidden([x])) is False
+    unseen = x * 5
+    mx.eval(Hidden([unseen]))
+    assert unseen._value.node is not None
 
 
 def test_a_gradient_is_found_again(compiled_tier, monkeypatch):

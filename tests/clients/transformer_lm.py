@@ -127,7 +127,7 @@ mx.random.seed(3)
 text = "the quick brown fox jumps over the lazy dog; " * 3
 vocabulary = sorted(set(text))
 data = mx.array([vocabulary.index(c) for c in text])
-model = LM(len(vocabulary), 16, 2)
+model = LM(len(vocabulary), 16, 1)
 optimizer = optim.AdamW(learning_rate=1e-2)
 state = [model.state, optimizer.state]
 

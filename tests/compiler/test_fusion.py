@@ -172,6 +172,30 @@ def test_a_value_used_by_far_away_kernels_is_computed_once() -> None:
     check(traced, data(traced), 1e-5)
 
 
+def test_nan_wins_in_complex_extrema() -> None:
+    """On either side, in either part."""
+    nan = float("nan")
+    x, y = (np.array(v, np.complex64) for v in ([nan, 1, complex(0, nan), 2j], [1j, complex(nan, 0), 5, 1j]))
+    traced = program(lambda m, x, y: [m.maximum(x, y), m.minimum(x, y)], (4,), (4,), dtype=from_name("complex64"))
+    check(traced, [x, y], 0)
+
+
+def test_steps_of_a_stencil_are_computed_once() -> None:
+    """Each in the kernel of the next would be computed at four times as many places from step to step."""
+
+    def steps(m: Any, u: Any) -> Any:
+        for _ in range(6):
+            (h, w), strides = u.shape, (1, 1)
+            corners = [(0, 0), (0, 2), (2, 0), (2, 2)]
+            a, b, c, d = [m.slice(u, start=(i, j), stop=(h - 2 + i, w - 2 + j), strides=strides) for i, j in corners]
+            u = (a + b) * 0.4 + (c + d) * 0.1
+        return u
+
+    traced = program(steps, (20, 36))
+    assert kernels(traced) == [("loops", 1)] * 3
+    check(traced, data(traced), 1e-5)
+
+
 def test_equal_layers_have_equal_kernels() -> None:
     """Wherever simplification has put their shared constants."""
 
@@ -189,8 +213,16 @@ def test_equal_layers_have_equal_kernels() -> None:
 
 def test_the_rows_of_a_total_stay_whole() -> None:
     """So that what depends on the row alone is not computed for each element of the sum."""
-    total = program(lambda m, x: m.sum(x * m.rsqrt(mean(m, m.square(x), 1)), axes=(0, 1)), (512, 96))
+    total = program(lambda m, x, y: m.sum(x * m.expanded(m.sin(y), [1]), axes=(0, 1)), (512, 96), (512,))
     assert "tensor<64x8x96xf32>" in fused(total).module.text()
+
+
+def test_a_total_joins_the_kernel_that_walks_its_rows() -> None:
+    """It is taken by rows, then: nothing else reads the matrix."""
+    total = program(lambda m, x: m.sum(x * m.rsqrt(mean(m, m.square(x), 1)), axes=(0, 1)), (512, 96))
+    assert [launch.name for launch in fused(total).launches] == ["mx_sum", "mx_sum_2"]
+    assert '"mx.sum"(%arg0) {axes = array<i64: 0>} : (tensor<512xf32>) -> tensor<f32>' in fused(total).module.text()
+    check(total, data(total), 1e-6)
 
 
 def test_a_constant_exponent_needs_no_selection() -> None:

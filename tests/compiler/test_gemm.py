@@ -11,8 +11,8 @@ from guarded import Kernel, run
 from mlxir.compiler.lower.gemm import host_vector_bytes, lower_matmul, lower_matmul_simple
 from mlxir.compiler.lower.gemm_schedule import Side, ceil_div, choose
 from mlxir.dialects.mlir import Module, context, ir
-from mlxir.dialects.mx import Aval
-from mlxir.runtime.dtypes import bfloat16, complex64, float16, float32, float64
+from mlxir.dialects.mx import RECORDS, Aval
+from mlxir.runtime.dtypes import bfloat16, complex64, float16, float32, float64, uint32
 from mlxir.runtime.errors import CompileError
 
 EPS = {float16: 2.0**-11, bfloat16: 2.0**-8, float32: 2.0**-24, float64: 2.0**-53, complex64: 2.0**-24}
@@ -73,8 +73,9 @@ def test_shapes(shape, ta, tb):
 @pytest.mark.parametrize("ta, tb", FLAGS)
 def test_panels_of_k(ta, tb):
     """Three panels, rows and columns that fit neither tile nor block, both operands packed where they are large."""
-    kernel = matmul_case(201, 275, 1500, ta, tb)
+    kernel = matmul_case(401, 275, 1500, ta, tb)
     assert len(kernel.steps) >= 2
+    assert len(matmul_case(101, 275, 1500, ta, tb).steps) == 1, "blocks with all rows pack the columns that they read"
 
 
 @pytest.mark.parametrize("n", [256, 300])
@@ -101,6 +102,27 @@ def test_dtypes(dtype, ta, tb):
 def test_rows_of_other_dtypes(dtype):
     matmul_case(1, 50, 100, False, True, dtype)
     matmul_case(1, 300, 700, False, False, dtype)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("shape", [(1, 37, 128), (6, 9, 192), (30, 70, 1536), (300, 70, 128)], ids=str)
+def test_computed_matrices(shape, bits):
+    """Quantised weights: multiplied as they are computed for few rows, packed by their block for more, or by a step."""
+    (m, n, k), rng = shape, np.random.default_rng(bits)
+    words = rng.integers(0, 1 << 32, (n, k * bits // 32), np.uint32)
+    x, scales = random(1, (m, k), float32), random(2, (n, k // 64, 1), float32)
+
+    def build(e, x, words, scales):
+        (codes,) = e.emit(RECORDS["unpack_bits"], [words], {"bits": bits})
+        (values,) = e.emit(RECORDS["astype"], [e.reshape(codes, shape=(n, k // 64, 64))], {"dtype": float32})
+        return e.matmul(x, e.reshape(values * scales, shape=(n, k)), ta=False, tb=True)
+
+    kernel = Kernel(build, [Aval(x.shape, float32), Aval(words.shape, uint32), Aval(scales.shape, float32)])
+    (codes,) = RECORDS["unpack_bits"].reference(words, bits=bits)
+    weights = (codes.reshape(n, k // 64, 64) * wide(scales)).reshape(n, k)
+    (got,) = run(kernel, (x, words, scales))
+    check(got, *product(x, weights, tb=True), k, float32)
+    assert sum(t.size for t in kernel.temporaries) < n * k or m == 300, "the matrix is not stored"
 
 
 BATCHES = [((3,), (3,)), ((2, 3), (2, 3)), ((4,), (1,)), ((1,), (3,)), ((2, 1), (3,)), ((5,), ())]

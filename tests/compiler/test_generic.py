@@ -64,7 +64,7 @@ def test_random_programs_at_random_sizes(seed, monkeypatch):
 
 def family_of(g):
     """The family of the only shapeless trace of a compiled function."""
-    (cache,) = [c.cell_contents for c in g.__closure__ if hasattr(c.cell_contents, "traces")]
+    (cache,) = [c.cell_contents for c in g.slowly.__closure__ if hasattr(c.cell_contents, "traces")]
     ((trace,),) = cache.traces.values()
     return trace.family
 

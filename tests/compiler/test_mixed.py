@@ -59,6 +59,21 @@ def test_the_gradient_of_a_norm_is_one_pass(norm: Callable, lead: tuple[int, ...
     assert full.count(max(full)) == 1  # the gradient for x: nothing else of that size is ever stored
 
 
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_the_loss_joins_the_gradient_of_a_norm(norm: Callable, made: list[Fused]) -> None:
+    """The matrices are read by one kernel, and once from memory."""
+
+    def value_and_gradient(x: mx.array, w: mx.array, b: mx.array, c: mx.array) -> Any:
+        loss, grads = mx.value_and_grad(lambda *a: (norm(*a) * c).sum(), argnums=(0, 1, 2))(x, w, b)
+        return loss, *grads
+
+    shapes = (512, 96), (96,), (96,), (512, 96)
+    check(value_and_gradient, *[normal(*s, seed=n) for n, s in enumerate(shapes)])
+    values = made[-1].values
+    assert sum(512 * 96 in [values[v].size for v in launch.operands] for launch in made[-1].launches) == 1
+    assert kinds(made)[0] == "mixed"
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float64])
 def test_dtypes(dtype: Any, made: list[Fused]) -> None:
     arrays = [normal(*s, dtype=dtype, seed=n) for n, s in enumerate([(50, 64), (64,), (64,)])]

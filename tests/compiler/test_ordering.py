@@ -68,6 +68,22 @@ def test_what_depends_runs_later(space: str) -> None:
     assert step_of(reverse, "sin") < step_of(reverse, "exp")
 
 
+def test_an_update_runs_as_soon_as_its_gradient_and_frees_what_it_reads() -> None:
+    """Twelve layers, activations of 32 KB: without that, all of them and all their cotangents live until the end."""
+    weights, x = [mx.zeros((64, 64))] * 12, mx.zeros((128, 64))
+
+    def step(weights: Any, x: Any, rate: Any) -> Any:
+        def loss(weights: Any) -> Any:
+            h = x
+            for w in weights:
+                h = mx.tanh(h @ w)
+            return mx.sum(h)
+
+        return [w - (1 - 0.9**rate) * g for w, g in zip(weights, mx.grad(loss)(weights), strict=True)]
+
+    assert lowered(step, weights, x, mx.array(1.0)).plan.arena <= (12 + 4) * 128 * 64 * 4
+
+
 def test_a_chain_of_dependencies() -> None:
     def chained(x: Any) -> Any:
         a = mx.exp(x)

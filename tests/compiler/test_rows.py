@@ -184,6 +184,29 @@ def test_extrema_of_unusual_rows(length: int) -> None:
     assert list(np.signbit(most[8:10])) == [False, True] and list(np.signbit(least[8:10])) == [True, True]
 
 
+def with_its_sum(m: OpBuilder, x: Any, y: Any) -> list:
+    """A value per element, and a sum that none of them depends on."""
+    top = m.max(x, axes=(1,))
+    shifted = x - m.expanded(top, [1])
+    return [shifted, m.sum(shifted * y, axes=(1,)), top]
+
+
+def test_a_sum_is_taken_where_the_elements_are_stored() -> None:
+    traced = program(with_its_sum, (30, 96), (30, 96))
+    loops: list[ir.Operation] = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "scf.parallel":
+            loops.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    made = pipeline.lowered(traced, lambda stage, text: None)
+    made.module.operation.walk(visit)
+    assert len(loops) == 3  # over rows; the maximum; what is stored, with the sum
+    rng = np.random.default_rng(0)
+    check(traced, [rng.standard_normal((30, 96)).astype(np.float32) for _ in range(2)], 1e-6)
+
+
 # -- joined rows -------------------------------------------------------------------------------------------------------
 def joined(m: OpBuilder, a: Any, b: Any, c: Any) -> list:
     once = m.concatenate(m.concatenate(a, b, axis=0), c, axis=0)

@@ -24,8 +24,8 @@ from mlxir.runtime.knobs import knobs
 
 EVERYTHING = os.environ.get("MLXIR_DIFFERENTIAL") == "all"
 SUBMODULES = ("linalg", "fft", "random", "fast", "metal", "cuda", "distributed")
-COMPILED = 2  # cases of a function that are compiled, where not everything is
-PARTS, BATCH = 12, 24  # tests of compiled cases, cases in one compiled function
+COMPILED = 4  # cases of a function that are compiled, where not everything is
+PARTS, BATCH = 12, 48  # tests of compiled cases, cases in one compiled function
 GROUPS = (
     rows.elementwise, rows.reductions, rows.shapes, rows.creation, rows_more.indexing, rows_more.products,
     rows_more.convolutions, rows_more.quantised, rows_more.linalg, rows_more.fft, rows_more.random, rows_more.fast,

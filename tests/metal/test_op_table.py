@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from laws import EVERY, INEXACT, TABLE, Row, arrays, assert_close, traced
+from laws import EVERY, INEXACT, TABLE, Row, applied, arrays, assert_close, traced
 from metal.emulation import Shaders
 
 from mlxir.compiler.cache import executable
@@ -120,7 +120,7 @@ def test_no_compiler_warnings(table: Table) -> None:
 def test_primitive(table: Table, name: str) -> None:
     cells = [c for c in table.cells[name] if not c.float64]
     assert cells, f"tests/laws.py has no row for {name}"
-    on_cpu = _compiled(name, cells)
+    on_cpu = _compiled(cells)
     for cell, compiled in zip(cells, on_cpu, strict=True):
         number = table.numbers[id(cell)]
         expected = transformed_program(cell.program).run_reference(cell.operands)
@@ -137,11 +137,11 @@ def test_primitive(table: Table, name: str) -> None:
                     raise AssertionError(f"{what}: {error}") from error
 
 
-def _compiled(name: str, cells: list[Cell]) -> list[list[np.ndarray]]:
+def _compiled(cells: list[Cell]) -> list[list[np.ndarray]]:
     """What the CPU target computes for each cell; they are one program, which is compiled in a fraction of the time."""
     builder = GraphBuilder()
     handles = [[builder.handle(constant(a)) for a in c.operands] for c in cells]
-    outs = [builder.emit(RECORDS[name], h, c.row.attrs) for h, c in zip(handles, cells, strict=True)]
+    outs = [applied(c.row, builder, h) for h, c in zip(handles, cells, strict=True)]
     program = cut([o.value for out in outs for o in out], [h.value for hs in handles for h in hs]).program
     buffers = [Buffer.from_numpy(np.array(a)) for c in cells for a in c.operands]
     values = [b.numpy() for b in executable(program).run(buffers)]

@@ -25,7 +25,6 @@ module {
         %2 = arith.addf %arg6, %1 fastmath<reassoc,contract> : f32
         scf.yield %2 : f32
       }
-      memref.store %0, %arg3[%c0] : memref<1xf32>
       scf.for %arg5 = %c0 to %c4 step %c1 {
         %c8 = arith.constant 8 : index
         scf.parallel (%arg6) = (%c0) to (%c8) step (%c1) {
@@ -35,6 +34,7 @@ module {
           scf.reduce 
         }
       }
+      memref.store %0, %arg3[%c0] : memref<1xf32>
       scf.reduce 
     }
     return

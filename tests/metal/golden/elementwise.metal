@@ -2,18 +2,18 @@
 using namespace metal;
 #pragma clang fp contract(off)
 
-// Error function as 1 - e**g(|x|), g a polynomial.
+// Error function as 1 - (1 - v)**8, v a polynomial in |x|.
 inline float mlxir_erf(float x) {
   const float v0 = fabs(x);
-  const float v1 = 3.95f < v0 ? 3.95f : v0;
-  const float v2 = fma(fma(fma(-4.1597912e-05f, v1, 0.00038767f), v1, -0.0012710537f), v1, -0.0001783173f);
-  const float v3 = fma(fma(fma(v2, v1, 0.019301763f), v1, -0.10280731f), v1, -0.63661754f);
-  const float v4 = fma(v1, -1.1283792f, fma(v3, v1, 5.8635383e-08f) * v1);
-  const float v5 = fma(v4, 1.442695f, 1.2583039e+07f);
-  const float v6 = fma(v5 - 1.2583039e+07f, -0.6931472f, v4);
-  const float v7 = fma(fma(fma(0.0013870692f, v6, 0.008366272f), v6, 0.041667435f), v6, 0.16666546f);
-  const float v8 = as_type<float>(as_type<uint>(v5) << 23);
-  return copysign(fma(-fma(fma(v7, v6, 0.49999997f), v6 * v6, v6), v8, 1.0f - v8), x);
+  const float v1 = 4.0f < v0 ? 4.0f : v0;
+  const float v2 = fma(fma(fma(1.9151184e-05f, v1, -0.0003550748f), v1, 0.002050026f), v1, -0.00074391946f);
+  const float v3 = fma(fma(fma(v2, v1, -0.026358705f), v1, 0.008356803f), v1, 0.27852136f);
+  const float v4 = fma(v1, 0.5641896f, fma(v3, v1, -2.9317691e-08f) * v1);
+  const float v5 = v4 * 0.25f;
+  const float v6 = v5 * v5;
+  const float v7 = v5 + v5 - v6;
+  const float v8 = v4 - fma(v7, v7, v6 + v6);
+  return copysign(fma(-v8, v8, v8 + v8), x);
 }
 
 // elementwise.py:5: multiply, add, tanh
