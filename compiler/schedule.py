@@ -13,7 +13,7 @@ SLEEPY = 1 << 18  # operations on one thread during which the others go to sleep
 def schedule_of(plan: Plan) -> Schedule:
     """How the kernels and library steps of a plan are called."""
     segments: list[Segment] = []
-    alone = SLEEPY  # operations since threads worked together
+    alone: float = SLEEPY  # operations since threads worked together
     for launch in plan.launches:
         if isinstance(launch, LibraryLaunch):
             operands = tuple((p.kind, p.at, a.shape, a.dtype) for p, a in launch.operands)

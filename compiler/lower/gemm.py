@@ -322,6 +322,7 @@ class _Blocked:
         """The columns of a tile of the matrix that is computed, and the variable that says where they begin."""
         first = Var("first_of_tile", self.n - self.tile.columns + 1)
         column = self.b.computed
+        assert column is not None
         places = [{self.b.lane: Index.of(first) + c} for c in range(self.tile.columns)]
         return first, [column.moved(p) for p in places]
 

@@ -218,11 +218,11 @@ class Fusion:
                 continue
             seen.add(id(t))
             below = self.producer.get(id(t))
-            record = None if below is None else self.ops[below].record
-            if record is None or record.lowering != "element" or getattr(record, "costly", False):
+            source = None if below is None else self.ops[below]
+            if source is None or source.record.lowering != "element" or getattr(source.record, "costly", False):
                 read += t.aval.size * t.dtype.size
             else:
-                todo += self.ops[below].operands
+                todo += source.operands
         return 2 * read <= whole
 
     def _only_products_read(self, op: Op) -> bool:
