@@ -32,6 +32,7 @@ from mlxir.runtime.errors import CompileError
 
 VIEWS = ("transpose", "reshape", "broadcast_to", "slice")  # what a contraction reads through in place
 MOST_BUFFERS = 28  # Metal binds at most 31
+SMALL = 1 << 16  # bytes that stay in the caches nearest to a core: stored once, they are read faster than computed
 MOST_PLACES = 8  # at which one kernel computes a value for each of its elements
 
 
@@ -205,12 +206,12 @@ class Fusion:
         return False
 
     def _computed_on_the_way(self, op: Op) -> bool:
-        """Whether only products read a value that is computed cheaply from half of its memory or less: dequantised
-        weights.
+        """Whether only products read a value that is large, and computed cheaply from half of its memory or less:
+        dequantised weights.
         """
         todo, seen, read = list(op.operands), set[int](), 0
         whole = sum(t.aval.size * t.dtype.size for t in op.results)
-        if not self.vectors or op.record.lowering != "element" or not self._only_products_read(op):
+        if not self.vectors or op.record.lowering != "element" or whole <= SMALL or not self._only_products_read(op):
             return False
         while todo:
             t = todo.pop()

@@ -40,11 +40,11 @@ def gradient(function: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any 
     return cut(outs[1:], inputs).program
 
 
-def fused(traced: Program) -> Fused:
+def fused(traced: Program, vectors: bool = False) -> Fused:
     module = pipeline.transformed(traced, lambda stage, text: None)
     simplify(module)
     split_reductions(module)
-    result = fuse(module)
+    result = fuse(module, vectors)
     read = {v for launch in result.launches for v in launch.operands} | set(result.outputs)
     unread = [
         launch.name for launch in result.launches
@@ -194,6 +194,13 @@ def test_steps_of_a_stencil_are_computed_once() -> None:
     traced = program(steps, (20, 36))
     assert kernels(traced) == [("loops", 1)] * 3
     check(traced, data(traced), 1e-5)
+
+
+@pytest.mark.parametrize("size, expected", [(32, ["loops", "matmul"]), (256, ["matmul"])])
+def test_products_compute_large_operands_on_the_way(size: int, expected: list[str]) -> None:
+    """Here an outer product; one that stays in the nearest cache is stored and read."""
+    traced = program(lambda m, x, a, b: m.matmul(x, a * b), (4, size), (size, 1), (1, size))
+    assert [launch.kind for launch in fused(traced, vectors=True).launches] == expected
 
 
 def test_equal_layers_have_equal_kernels() -> None:
