@@ -211,7 +211,7 @@ class Fusion:
         """
         todo, seen, read = list(op.operands), set[int](), 0
         whole = sum(t.aval.size * t.dtype.size for t in op.results)
-        if not self.vectors or op.record.lowering != "element" or whole <= SMALL or not self._only_products_read(op):
+        if not self.vectors or op.record.lowering != "element" or not self._only_products_read(op):
             return False
         while todo:
             t = todo.pop()
@@ -224,7 +224,7 @@ class Fusion:
                 read += t.aval.size * t.dtype.size
             else:
                 todo += source.operands
-        return 2 * read <= whole
+        return 2 * read <= whole and whole > SMALL
 
     def _only_products_read(self, op: Op) -> bool:
         readers = [self.ops[u] for t in op.results for u in self.users.get(id(t), ())]

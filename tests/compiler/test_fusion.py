@@ -199,7 +199,7 @@ def test_steps_of_a_stencil_are_computed_once() -> None:
 @pytest.mark.parametrize("size, expected", [(32, ["loops", "matmul"]), (256, ["matmul"])])
 def test_products_compute_large_operands_on_the_way(size: int, expected: list[str]) -> None:
     """Here an outer product; one that stays in the nearest cache is stored and read."""
-    traced = program(lambda m, x, a, b: m.matmul(x, a * b), (4, size), (size, 1), (1, size))
+    traced = program(lambda m, x, a, b: m.matmul(x, a * b, ta=False, tb=False), (4, size), (size, 1), (1, size))
     assert [launch.kind for launch in fused(traced, vectors=True).launches] == expected
 
 
