@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mlxir.runtime import pages
 from mlxir.runtime.knobs import knobs
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-LIBRARY = (b"libllvmlite",)
+LIBRARY = ("libllvmlite",)
 SQUARE = "define float @f(float %x) {\n  %y = fmul float %x, %x\n  ret float %y\n}"
 
 
@@ -57,7 +58,39 @@ def test_only_what_nobody_can_write_to_is_released() -> None:
 
 
 def test_libraries_of_other_names_are_left_alone() -> None:
-    assert pages._read_only((b"libno-such-library",)) == []
+    assert pages._read_only(("libno-such-library",)) == []
+
+
+def test_a_file_that_is_no_library_has_no_segments(tmp_path: Path) -> None:
+    library = Path(next(path for path in Path("/proc/self/maps").read_text().split() if "libllvmlite" in path))
+    head = library.read_bytes()[:4096]
+    for size in (0, 3, 63, 64, 100):  # a script, or a file cut off within its headers
+        (tmp_path / f"cut{size}").write_bytes(head[:size])
+        assert pages._segments(str(tmp_path / f"cut{size}")) == ()
+    assert len(pages._segments(str(library))) >= 2
+
+
+WHILE_LIBRARIES_LOAD = """
+import _ctypes, faulthandler, importlib.util, threading, llvmlite.binding
+from mlxir.runtime import pages
+faulthandler.dump_traceback_later(60, exit=True)
+done = threading.Event()
+def release():
+    while not done.is_set():
+        pages.release()
+thread = threading.Thread(target=release)
+thread.start()
+library = importlib.util.find_spec("_lsprof").origin  # something that nobody has loaded
+for _ in range(5000):
+    _ctypes.dlclose(_ctypes.dlopen(library, 0))  # with Python's lock, as an import does
+done.set()
+thread.join()
+"""
+
+
+def test_pages_go_while_another_thread_loads_libraries() -> None:
+    done = subprocess.run([sys.executable, "-c", WHILE_LIBRARIES_LOAD], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
 
 
 class _MallocInfo(ctypes.Structure):
