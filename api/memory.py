@@ -40,16 +40,17 @@ def get_active_memory() -> int:
 def get_peak_memory() -> int:
     """The most memory in use since the start or `reset_peak_memory`.
 
-    Measured where memory is new; blocks that the pool lends again are seen only if they are in use when this is called.
+    Measured where memory is new, and now: of blocks lent again in another order, the most may have been more.
     """
-    active, new = get_active_memory(), sum([pool.peak + pool.foreign_peak for pool in pools])
+    active, new = get_active_memory(), sum([pool.peak for pool in pools])
     return max(new, active) if new or active > _numbers["reset"] else 0
 
 
 def reset_peak_memory() -> None:
-    """Set the peak to 0, from where new memory raises it."""
+    """Set the peak to 0, from where new memory raises it: free blocks are given back, so that they count again."""
     for pool in pools:
-        pool.peak = pool.foreign_peak = 0
+        pool.clear()
+        pool.peak = 0
     _numbers["reset"] = get_active_memory()
 
 

@@ -46,7 +46,7 @@ class Pool:
         # Reentrant: a collection inside the lock may release buffers, whose destructors take it again.
         self.lock = threading.RLock()
         self.allocated = self.peak = 0
-        self.foreign = self.foreign_peak = 0
+        self.foreign = 0
         self.holders: dict[int, int] = {}  # id of an array of NumPy's -> how many buffers hold (views of) it
 
     @staticmethod
@@ -67,7 +67,7 @@ class Pool:
         with self.lock:
             self.free.setdefault(size, [])
             self.allocated += size
-            self.peak = max(self.peak, self.active)
+            self.peak = max(self.peak, self.active + self.foreign)
         return self.source(size)
 
     def give(self, size: int, block: Block) -> None:
@@ -95,7 +95,7 @@ class Pool:
             self.holders[id(root)] = holders + 1
             if not holders:
                 self.foreign += root.nbytes
-                self.foreign_peak = max(self.foreign_peak, self.foreign)
+                self.peak = max(self.peak, self.active + self.foreign)
 
     def release(self, root: np.ndarray) -> None:
         """Undo one `hold`."""

@@ -115,6 +115,17 @@ def test_memory_counters_follow_arrays(compiled):
     assert mx.get_array_buffer_size([x, {"a": x}], x) == x.nbytes
 
 
+def test_the_peak_counts_blocks_that_were_lent_before():
+    step = mx.compile(mx.sin)
+    x = mx.ones((1 << 18,))
+    for _ in range(6):
+        mx.eval(step(x))
+        mx.reset_peak_memory()
+        base = mx.get_active_memory()
+        mx.eval(step(x))
+        assert mx.get_peak_memory() >= base + x.nbytes
+
+
 def test_memory_limits():
     old = mx.set_cache_limit(0)
     try:
