@@ -29,7 +29,7 @@ from mlxir.compiler.lower.attention_grad import lower_attention_grad
 from mlxir.compiler.lower.attention_subgroups import lower_attention_subgroups, streams
 from mlxir.compiler.lower.attention_tiles_grad import lower_attention_grad_tiles
 from mlxir.compiler.lower.conv import lower_conv
-from mlxir.compiler.lower.gemm import lower_matmul
+from mlxir.compiler.lower.gemm import host_vector_bytes, lower_matmul
 from mlxir.compiler.lower.gemm_subgroups import lower_conv_subgroups, lower_matmul_subgroups
 from mlxir.compiler.lower.kernels import lowering_of
 from mlxir.compiler.lower.loops import SIZES, Lowered, Step, lower_fused
@@ -67,6 +67,7 @@ Lowering = Callable[[Function, ir.Block], Lowered]
 BLOCKED: dict[str, Lowering] = {
     "matmul": lower_matmul, "conv": lower_conv, "attention": lower_attention, "attention_grad": lower_attention_grad,
     "mixed": lower_mixed,
+    "loops": lambda function, body: lower_fused(function, body, vector_bytes=host_vector_bytes()),
 }  # fmt: skip
 SUBGROUPS: dict[str, Lowering] = {
     "matmul": lower_matmul_subgroups, "conv": lower_conv_subgroups, "attention": lower_attention_subgroups,

@@ -2,7 +2,8 @@
 
 A kernel is a function of mx operations without loops of their own. Three forms, by what it reduces:
 
-    map      no reduction: one parallel loop over the elements, or over rows with a loop over the last axis inside
+    map      no reduction: one parallel loop over the elements, or over rows with a loop over the last axis inside; over
+             blocks where an operand's rows are columns of the result (across.py)
     row      reductions over the contiguous end: parallel over rows; inside, one loop per stage (rows.py). A stage
              computes all reductions whose inputs are known; the results of earlier stages are scalars, and an expensive
              full-size value that two stages need is kept in a row of scratch memory. Softmax and layer norm are one
@@ -27,6 +28,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+from mlxir.compiler.lower.across import Across
 from mlxir.compiler.lower.builder import INDEX, memref_type
 from mlxir.compiler.lower.columns import ColumnEmitter
 from mlxir.compiler.lower.emit import Emitter
@@ -35,6 +37,7 @@ from mlxir.compiler.lower.rows import RowEmitter
 from mlxir.compiler.lower.scalar_math import ScalarBuilder
 from mlxir.compiler.lower.scalars import Pull, Scalar, indices, reachable, substitute
 from mlxir.compiler.lower.steps import Lowered, Step
+from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.compiler.passes.split_reductions import SHORT, is_short
 from mlxir.dialects.mlir import Function, Op, Tensor, context, ir
 from mlxir.dialects.mx import Aval
@@ -60,16 +63,17 @@ def loop_function(body: ir.Block, name: str, buffers: Sequence[Aval]) -> tuple[i
     return operation, block
 
 
-def lower_fused(function: Function, body: ir.Block, costly: int = COSTLY) -> Lowered:
-    """Lower one fused kernel into the module whose body block is given."""
+def lower_fused(function: Function, body: ir.Block, costly: int = COSTLY, vector_bytes: int = 0) -> Lowered:
+    """Lower one fused kernel into the module whose body block is given; `vector_bytes`: of vectors written by hand."""
     ops, results = function.read()
     avals = [t.aval for t in function.arguments] + [t.aval for t in results]
     with context, ir.Location.unknown():
         _, block = loop_function(body, function.name, avals)
         k = ScalarBuilder(ir.InsertionPoint(block))
-        emitter = Emitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
+        emitter = VectorEmitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
         if any(t.aval.size for t in results):
-            extent, work = Form(ops, function.arguments, results, costly=costly).emit(emitter)
+            form = Form(ops, function.arguments, results, costly=costly, vector_bytes=vector_bytes)
+            extent, work = form.emit(emitter)
         else:
             extent, work = over(emitter, [Var("nothing", 0)], lambda: None), 0.0
         k.op("func.return", [])
@@ -91,10 +95,10 @@ class Form:
 
     def __init__(
         self, ops: list[Op], arguments: Sequence[Tensor], results: Sequence[Tensor], lead: Op | None = None,
-        costly: int = COSTLY,
+        costly: int = COSTLY, vector_bytes: int = 0,
     ):  # fmt: skip
         self.pull = Pull(ops, {id(t): i for i, t in enumerate(arguments)}, results)
-        self.results, self.costly = results, costly
+        self.results, self.costly, self.vector_bytes = results, costly, vector_bytes
         self.outputs: Sequence[int] = range(len(arguments), len(arguments) + len(results))  # their buffers
         reductions = [op for op in ops if op.record.lowering == "reduce" and not is_short(op)]
         self.axes: tuple[int, ...] = ()
@@ -240,6 +244,10 @@ class Form:
         if len(self.outer) < 2:
             return over(e, self.outer, element), work
         *rows, last = self.outer
+        across = Across.of(self, self.vector_bytes) if self.vector_bytes and isinstance(e, VectorEmitter) else None
+        if across is not None:
+            variables, body = across.emit(e)
+            return over(e, variables, body), work * across.size
 
         def row() -> None:
             for var, roots, positions in self._pieces(last):
