@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,17 +78,19 @@ class Across:
                 return Across(form, row, fitting, vector_bytes)
         return None
 
-    def emit(self, e: VectorEmitter) -> tuple[list[Var], Callable[[], None]]:
-        """The variables of the parallel loop, and its body."""
+    @property
+    def variables(self) -> list[Var]:
+        """Of the parallel loop."""
         others = [v for v in self.form.outer[:-1] if v is not self.row.var]
-        return [*others, self.column.block, self.row.block], lambda: self._block(e)
+        return [*others, self.column.block, self.row.block]
 
     @property
     def size(self) -> int:
         """Elements of a block."""
         return self.row.size * self.column.size
 
-    def _block(self, e: VectorEmitter) -> None:
+    def block(self, e: VectorEmitter) -> None:
+        """One iteration."""
         row, column = self.row, self.column
         rows, columns = (e.part(edge.var.extent, e.index(edge.start), edge.size) for edge in (row, column))
         for node in self.loads:

@@ -70,7 +70,7 @@ def lower_fused(function: Function, body: ir.Block, costly: int = COSTLY, vector
     with context, ir.Location.unknown():
         _, block = loop_function(body, function.name, avals)
         k = ScalarBuilder(ir.InsertionPoint(block))
-        emitter = VectorEmitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
+        emitter = Emitter(k, list(block.arguments), sizes_of(function, list(block.arguments)))
         if any(t.aval.size for t in results):
             form = Form(ops, function.arguments, results, costly=costly, vector_bytes=vector_bytes)
             extent, work = form.emit(emitter)
@@ -244,10 +244,10 @@ class Form:
         if len(self.outer) < 2:
             return over(e, self.outer, element), work
         *rows, last = self.outer
-        across = Across.of(self, self.vector_bytes) if self.vector_bytes and isinstance(e, VectorEmitter) else None
+        across = Across.of(self, self.vector_bytes) if self.vector_bytes else None
         if across is not None:
-            variables, body = across.emit(e)
-            return over(e, variables, body), work * across.size
+            by_hand = VectorEmitter(e.k, e.buffers)
+            return over(by_hand, across.variables, lambda: across.block(by_hand)), work * across.size
 
         def row() -> None:
             for var, roots, positions in self._pieces(last):
