@@ -1,10 +1,12 @@
-"""Discrete Fourier transforms: host steps through NumPy's pocketfft; linear, so the derivatives are transforms again.
+"""Discrete Fourier transforms: host steps through SciPy's pocketfft, which transforms several rows at once by vectors
+(2 to 7 times as fast as NumPy's in float32); linear, so the derivatives are transforms again.
 
 Conventions are NumPy's "backward" norm: the inverse transforms divide by the number of points.
 """
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any
 
@@ -14,6 +16,13 @@ from mlxir.runtime.dtypes import complex64, float32
 from mlxir.runtime.errors import ShapeError
 
 from .record import Aval, OpBuilder, Primitive
+
+
+@functools.cache
+def _library() -> Any:
+    import scipy.fft  # lazy: 0.2 s, twice what all of mlxir takes to import
+
+    return scipy.fft
 
 
 class Transform(Primitive):
@@ -54,7 +63,7 @@ class ComplexTransform(Transform):
         return (avals[0],)
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
-        return ((np.fft.ifftn if attrs["inverse"] else np.fft.fftn)(arrays[0], axes=attrs["axes"]),)
+        return ((_library().ifftn if attrs["inverse"] else _library().fftn)(arrays[0], axes=attrs["axes"]),)
 
     def transpose(self, m: OpBuilder, ct: Any, x: Any, **attrs: Any) -> Any:
         points = prod(x.shape[a] for a in attrs["axes"])
@@ -74,7 +83,7 @@ class RealTransform(Transform):
         return (Aval((*x.shape[:axis], x.shape[axis] // 2 + 1, *x.shape[axis + 1 :]), complex64),)
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
-        return (np.fft.rfft(arrays[0], axis=attrs["axis"]),)
+        return (_library().rfft(arrays[0], axis=attrs["axis"]),)
 
     def transpose(self, m: OpBuilder, ct: Any, x: Any, **attrs: Any) -> Any:
         # Re(W^H ct): the missing frequencies have no cotangent, W^H is n times the inverse transform.
@@ -96,7 +105,7 @@ class RealInverseTransform(Transform):
         return (Aval((*x.shape[:axis], n, *x.shape[axis + 1 :]), float32),)
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
-        return (np.fft.irfft(arrays[0], attrs["n"], axis=attrs["axis"]),)
+        return (_library().irfft(arrays[0], attrs["n"], axis=attrs["axis"]),)
 
     def transpose(self, m: OpBuilder, ct: Any, x: Any, **attrs: Any) -> Any:
         # Each frequency but 0 (and n/2 where n is even) stands for itself and for its mirror image.
