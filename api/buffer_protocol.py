@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["enable"]
+__all__ = ["enable", "raise_interrupt"]
 
 _GET_BUFFER = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
 
@@ -29,6 +29,7 @@ class _Type(ctypes.Structure):
 
 
 _kept: list[Any] = []  # functions that types refer to
+_interrupts: list[tuple[int, BaseException]] = []  # what ended a request, by the id of its object
 
 
 def enable(cls: type, view_of: Callable[[Any], Any]) -> None:
@@ -45,12 +46,26 @@ def enable(cls: type, view_of: Callable[[Any], Any]) -> None:
 
     def get_buffer(x: Any, request: int, flags: int) -> int:
         try:
+            _interrupts.clear()
             return ctypes.pythonapi.PyObject_GetBuffer(
                 ctypes.py_object(view_of(x)), ctypes.c_void_p(request), ctypes.c_int(flags)
             )
-        except Exception:  # an exception cannot leave a ctypes callback; -1 tells the caller
+        except BaseException as error:  # an exception cannot leave a ctypes callback; -1 tells the caller
+            if not isinstance(error, Exception):
+                _interrupts[:] = [(id(x), error)]
             return -1
 
     function = _GET_BUFFER(get_buffer)
     _kept.append(function)
     layout.as_buffer.contents[0] = ctypes.cast(function, ctypes.c_void_p)
+
+
+def raise_interrupt(x: Any) -> None:
+    """Raise what ended the last request if it was no error (Ctrl-C) and for `x`: NumPy goes on to ask `__array__`."""
+    if _interrupts:
+        name, error = _interrupts.pop()
+        try:
+            if name == id(x):
+                raise error
+        finally:
+            del error  # its traceback refers to this frame

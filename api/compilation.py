@@ -26,10 +26,11 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from mlxir.compiler.evaluate import evaluate
-from mlxir.compiler.graph import NumberTrace, Trace, Value, close, constant, depends_on_trace, first_uid, running
+from mlxir.compiler.graph import Node, NumberTrace, Trace, Value, close, constant, depends_on_trace, first_uid, running
 from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import symbolic_trace
 from mlxir.dialects.symbolic import Scope
+from mlxir.runtime import forks
 from mlxir.runtime.errors import at, user_frame
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.trees import leaves, tree_map, update
@@ -37,6 +38,7 @@ from mlxir.runtime.trees import leaves, tree_map, update
 from .captured import Placeholders, Snapshot, written
 from .entries import Assumed, Entry, Traced, replay
 from .native import native_functions
+from .native.form import JOINED_AFTER
 from .native.functions import Function, native_function
 from .ndarray import array, wrap_new
 from .signatures import (
@@ -111,6 +113,7 @@ class _Cache:
         # Before all else, native code serves calls by the plans of the latest entries (native/calls.py).
         self.plans: list[tuple[Any, ...]] = []
         self.served = ctypes.c_uint64()  # calls
+        self.late = ctypes.c_uint64()  # calls in a row whose arguments were graphs that were never seen before
         self.clear()
 
     def clear(self) -> None:
@@ -123,7 +126,7 @@ class _Cache:
         # The last signature is compared before anything is hashed.
         self.last: tuple[list, Entry | None] = ([object()], None)
         self.plans.clear()
-        self.served.value = 0
+        self.served.value = self.late.value = 0
         self.hits = self.misses = 0
         self.seconds = 0.0
 
@@ -205,11 +208,15 @@ class _Cache:
         if entry is None:
             return self.miss(key, numbers, args, kwargs, values)
         self.hits += 1
+        buffers = [v.buffer for v in values]
+        if not all(buffers) and self.joins(entry, values):  # a buffer is true
+            return joined(entry, values, count)
+        if entry.run is None:
+            self.prepare(entry)
         if (plan := entry.planned(lambda e: self.plan(e, len(numbers), args, kwargs, count))) is not None:
             self.plans[:] = [plan, *[p for p in self.plans if p is not plan]][:MOST_PLANS]
-        buffers = [v.buffer for v in values]
-        if not all(buffers):  # a buffer is true
-            evaluate(values)
+        if not all(buffers):
+            self.evaluate(values)
             buffers = [v.buffer for v in values]
         results = entry.run(buffers)  # type: ignore[arg-type, misc]
         if self.outputs is not None or not entry.plain:
@@ -222,7 +229,21 @@ class _Cache:
             return None
         from .native.plans import described  # lazy: it loads llvmlite
 
-        return described(entry, args, kwargs, numbers, count, (self.inputs, self.outputs), self.served)
+        return described(entry, args, kwargs, numbers, count, (self.inputs, self.outputs), self.served, self.late)
+
+    def joins(self, entry: Entry, values: list[Value]) -> bool:
+        """Whether a call becomes part of the lazy graph that its arguments are still.
+
+        That is so once some calls in a row have evaluated graphs that were not seen before: where sizes change at every
+        step all are new, and one that differs from those before in numbers only is better than many parts of it.
+        """
+        if not entry.small or self.outputs is not None or self.late.value < JOINED_AFTER:
+            return False
+        return any([v.buffer is None and v.node is not None and _pending(v.node) for v in values])
+
+    def evaluate(self, values: list[Value]) -> None:
+        """Evaluate the arguments of a call."""
+        self.late.value = self.late.value + 1 if evaluate(values) else 0
 
     # -- misses -------------------------------------------------------------------------------------------------------
     def miss(self, key: list, numbers: Numbers, args: tuple, kwargs: dict, values: list[Value]) -> Any:
@@ -240,10 +261,11 @@ class _Cache:
         finally:
             if locked:
                 self.lock.release()
-        if entry.run is None:  # part of the trace around this call
-            captured = [v if isinstance(v, Value) else values[len(given) + v] for v in entry.captured]
-            return entry.finish(replay(entry.program, given + captured), given, self.outputs)
-        evaluate(values)
+        if entry.within or self.joins(entry, given):
+            return joined(entry, values, len(given), self.outputs)
+        if entry.run is None:
+            self.prepare(entry)
+        self.evaluate(values)
         results = entry.run([v.buffer for v in values])  # type: ignore[misc]
         return entry.finish([constant(b) for b in results], values, self.outputs)
 
@@ -254,16 +276,17 @@ class _Cache:
         for traced in self.traces.get(tuple(without_sizes(with_inputs(key, numbers, inputs), values)), ()):
             symbols = traced.symbols(values, numbers)
             if traced.serves(symbols):
-                return self.prepared(traced.entry(symbols), key, numbers, inputs, values)
+                return self.kept(traced.entry(symbols), key, numbers, inputs, values)
         return None
 
-    def prepared(
-        self, entry: Entry, key: list, numbers: Numbers, inputs: Collection[int], values: list[Value]
-    ) -> Entry:
-        """The entry with its executable, kept."""
+    def prepare(self, entry: Entry) -> None:
+        """Give the entry its executable."""
         start = time.perf_counter()
         entry.prepare()
         self.seconds += time.perf_counter() - start
+
+    def kept(self, entry: Entry, key: list, numbers: Numbers, inputs: Collection[int], values: list[Value]) -> Entry:
+        """The entry, kept; what it computes from numbers is appended to the values."""
         self.keep(entry, key, numbers, inputs, values)
         if entry.feed is None:
             self.last = (key, entry)
@@ -283,13 +306,15 @@ class _Cache:
             entry = traced.entry(traced.symbols(values, numbers))
             if running.depth and depends_on_trace(traced.outside()):
                 # A closure over what a transform around this call is tracing: part of that trace, and valid only now.
+                entry.within = True
                 if entry.feed is not None:
                     values += entry.feed.values(numbers)
                 return entry
             spots.fix([j for name, (i, j) in zip(traced.names, traced.sources, strict=True)
                        if i < 0 and name in traced.scope.pins])  # fmt: skip
             inputs = set(spots.inputs)
-            self.prepared(entry, key, numbers, inputs, values)
+            self.prepare(entry)
+            self.kept(entry, key, numbers, inputs, values)
         except BaseException:
             snapshot.restore()
             raise
@@ -353,6 +378,17 @@ class _Cache:
         self.described = [*self.described, (call, traced.assumed)][-EXPLAINED:]
 
 
+def _pending(node: Node) -> bool:
+    """Whether a node is no constant, nor a constant that is broadcast."""
+    return any([x.buffer is not None or (x.node is not None and x.node.inputs) for x in node.inputs])
+
+
+def joined(entry: Entry, values: list[Value], given: int, state: Any = None) -> Any:
+    """The result of a call as part of the lazy graph, or of the trace around it; `given` arrays are the call's own."""
+    captured = [v if isinstance(v, Value) else values[given + v] for v in entry.captured]
+    return entry.finish(replay(entry.program, values[:given] + captured), values[:given], state)
+
+
 # -- the public functions --------------------------------------------------------------------------------------------
 _caches: weakref.WeakKeyDictionary[Callable, _Cache] = weakref.WeakKeyDictionary()  # by compiled function
 
@@ -398,6 +434,18 @@ def compile(  # noqa: A001 (MLX's name)
     return public
 
 
+def _known_caches() -> list[_Cache]:
+    """Those of all compiled functions. (`values()` would not stand another thread that makes one.)"""
+    functions = [reference() for reference in _caches.keyrefs()]
+    return [found for f in functions if f is not None and (found := _caches.get(f)) is not None]
+
+
+@forks.in_child
+def _free_locks() -> None:
+    for cache in _known_caches():
+        forks.freed(cache.lock)
+
+
 def traced(fun: Callable, args: tuple, kwargs: dict) -> tuple[Program, list[Value]]:
     """The program that a call of `fun`, compiled or plain, is compiled to; its last parameters, the captured values.
 
@@ -426,7 +474,7 @@ def compile_cache_info() -> Any:
 
 def clear_compile_cache() -> None:
     """Forget all signatures of compiled functions and all executables in memory; the disk cache keeps its own."""
-    for cache in list(_caches.values()):
+    for cache in _known_caches():
         cache.clear()
     _compiler_cache().clear()
 

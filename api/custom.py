@@ -185,17 +185,17 @@ class custom_function:  # noqa: N801 (MLX's name)
         self._rules[kind] = rule
         return self
 
-    def vjp(self, rule: Callable) -> custom_function:
+    def vjp(self, f: Callable) -> custom_function:
         """Register the reverse-mode rule; returns the custom function."""
-        return self._register("vjp", rule)
+        return self._register("vjp", f)
 
-    def jvp(self, rule: Callable) -> custom_function:
+    def jvp(self, f: Callable) -> custom_function:
         """Register the forward-mode rule; returns the custom function."""
-        return self._register("jvp", rule)
+        return self._register("jvp", f)
 
-    def vmap(self, rule: Callable) -> custom_function:
+    def vmap(self, f: Callable) -> custom_function:
         """Register the batching rule; returns the custom function."""
-        return self._register("vmap", rule)
+        return self._register("vmap", f)
 
     def __repr__(self) -> str:
         return f"<custom_function {describe(self._fun)[0] if self._fun else ''} with rules {list(self._rules)}>"

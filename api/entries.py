@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from mlxir.compiler.evaluate import evaluate, executable, family
-from mlxir.compiler.graph import Node, NumberTrace, Value, constant, resolve
+from mlxir.compiler.graph import Node, NumberTrace, Value, constant, recorded, resolve
 from mlxir.compiler.program import Program
 from mlxir.compiler.specialise import numbers_in, substitute
 from mlxir.dialects.symbolic import SYMBOLIC, Scope, function
@@ -51,6 +52,7 @@ class Feed(NamedTuple):
 
 
 _HOLE = object.__new__(array)  # stands for arrays of a tree
+FEW, LIGHT = 16, 1 << 14  # operations of a small program, and elements of each result
 PLANNED_FROM = 3  # hits after which an entry gets its plan: making one takes as long as some calls do
 
 
@@ -65,7 +67,7 @@ class Entry:
 
     __slots__ = (
         "alternatives", "captured", "code_bytes", "extra", "feed", "hits", "inputs", "made", "next", "places", "plain",
-        "plan", "program", "rebuild", "result", "returned", "run", "sized",
+        "plan", "program", "rebuild", "result", "returned", "run", "sized", "small", "within",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +91,8 @@ class Entry:
         self.made: Any = None  # the executable, and what it takes behind the arrays of a call
         self.extra: list[Buffer | int] = []
         self.inputs: frozenset[int] = frozenset()  # numbers of a call that are inputs, by the key it is kept under
+        self.small = _small(program)
+        self.within = False  # whether it is part of a trace around the call, and of no other use
         self.hits = 0  # while there are fewer than PLANNED_FROM
         self.plan: tuple[Any, ...] | None = None  # for native code (native/plans.py)
 
@@ -299,10 +303,18 @@ def _rebuilder(result: Any) -> tuple[int, Callable[[Sequence[array]], Any]]:
     return count, scope["rebuild"]
 
 
+def _small(program: Program) -> bool:
+    """Whether a lazy graph may take in the operations of a program: evaluated op by op, as the graph may be at first,
+    they take hardly longer than a call.
+    """
+    if len(program.instructions) > FEW or program.has_transforms:
+        return False
+    return all([prod(a.shape) <= LIGHT for i in program.instructions for a in i.avals])
+
+
 def replay(program: Program, arguments: Sequence[Value]) -> list[Value]:
     """The program's operations recorded again, on other values."""
     known = list(arguments)
     for i in program.instructions:
-        node = Node(i.record, i.attrs, tuple([known[s] for s in i.operands]), i.avals, i.where)
-        known.extend([Value(a.shape, a.dtype, node, n) for n, a in enumerate(i.avals)])
+        known += recorded(Node(i.record, i.attrs, tuple([known[s] for s in i.operands]), i.avals, i.where))
     return [known[s] for s in program.outputs]

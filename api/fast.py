@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
 
-from mlxir.compiler.graph import Value
+from mlxir.compiler.graph import Value, running
 from mlxir.dialects.mx import attention
 from mlxir.dialects.mx import elementwise as prim
 from mlxir.dialects.mx import fast as composites
@@ -150,7 +154,7 @@ def rope(
     half = dims // 2
     if not 0 < dims <= x.shape[-1] or dims % 2:
         raise failure(ValueError, f"[rope] dims must be even and at most {x.shape[-1]}, got {dims}.")
-    cosine, sine = _rotation(x, half, base, scale, offset, freqs)
+    cosine, sine = _rotations.find(x, half, base, scale, offset, freqs)
     last = len(x.shape) - 1
     if traditional:
         first, second = slice_axis(x, last, 0, dims - 1, 2), slice_axis(x, last, 1, dims, 2)
@@ -196,6 +200,36 @@ def _rotation(
         inverse = unary(prim.reciprocal, cast(table, float32))
     angle = binary(prim.multiply, position, inverse)
     return cast(unary(prim.cos, angle), x.dtype), cast(unary(prim.sin, angle), x.dtype)
+
+
+class _Rotations(threading.local):
+    """The last rotation of this thread by a number: layers of a model, queries and keys share it until it is evaluated.
+    """
+
+    def __init__(self) -> None:
+        self.key: tuple = ()
+        self.values: list[Callable[[], Value | None]] = []
+
+    def find(self, x: Value, *given: Any) -> tuple[Value, Value]:
+        """`_rotation`, or what it gave on the same tape."""
+        if running.tape is None or isinstance(given[3], array) or given[4] is not None:
+            return _rotation(x, *given)
+        key = x.shape[-2], x.dtype, *given
+        if key == self.key:
+            cosine, sine = [value() for value in self.values]
+            if cosine is not None and sine is not None and _recorded(cosine) and _recorded(sine):
+                return cosine, sine
+        made = _rotation(x, *given)
+        self.key, self.values = key, [*map(weakref.ref, made)]
+        return made
+
+
+def _recorded(value: Value) -> bool:
+    """Whether a value is on this thread's tape, still to be evaluated."""
+    return value.node is not None and value.mark is not None and value.mark[0] is running.tape
+
+
+_rotations = _Rotations()
 
 
 # -- attention -------------------------------------------------------------------------------------------------------

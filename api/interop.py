@@ -18,6 +18,7 @@ from mlxir.runtime.dtypes import Dtype, scalar_dtype
 from mlxir.runtime.errors import user_frame
 
 from . import dlpack, values
+from .varying import number_data
 
 # NumPy types that become a narrower type of ours, as in MLX.
 _NARROWED = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.complex128): np.dtype(np.complex64)}
@@ -46,14 +47,25 @@ def to_value(x: Any, partner: Dtype | None = None, copy: bool = True) -> Value:
     NumPy arrays take `partner` as their dtype, as in MLX. Raises ValueError for other types and for lists.
     """
     if isinstance(x, (bool, int, float, complex)):
-        return values.scalar(x, partner)
+        return _number(x, partner)
     if isinstance(x, np.generic) and partner is not None:
-        return values.scalar(x.item() if x.dtype != dtypes.bfloat16.numpy else float(x), partner)
+        return _number(x.item() if x.dtype != dtypes.bfloat16.numpy else float(x), partner)
     if isinstance(x, (list, tuple)) or not holds_data(x):
         raise _error(
             ValueError, f"[convert] Invalid type {type(x).__name__}: expected an array, a number or array data"
         )
     return from_data(x, partner, copy)
+
+
+def _number(x: Any, partner: Dtype | None) -> Value:
+    """A Python number as a constant, or as data where it keeps changing; weak beside `partner`."""
+    if (type(x) is float or type(x) is int) and x:
+        dtype = scalar_dtype(x, partner)
+        if dtype.is_float or (dtype is dtypes.int32 and -(2**31) <= x < 2**31):
+            data = number_data(x, dtype)
+            if data is not None:
+                return data
+    return values.scalar(x, partner)
 
 
 def holds_data(x: Any) -> bool:

@@ -223,7 +223,8 @@ def load(
         source = Source(file, name)
     except OSError as error:
         kind = FormatError if format in ("npz", "gguf") else RuntimeError
-        raise failure(kind, f"[load] Failed to open file {name}: {error.strerror}") from error
+        function = "load" if format == "npy" else f"load_{format}"  # MLX's names
+        raise failure(kind, f"[{function}] Failed to open file {name}: {error.strerror}") from error
     try:
         found, metadata = reader(source)
     except FormatError as error:

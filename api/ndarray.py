@@ -24,6 +24,7 @@ from mlxir.runtime.errors import user_frame
 
 from . import buffer_protocol, dlpack, interop, values
 from .printing import to_string
+from .varying import number_data
 
 if TYPE_CHECKING:
     from .declared import Declared
@@ -62,6 +63,10 @@ def _operand(x: Any, dtype: Dtype, word: str) -> Value:
     # Equal constants share a node, and a value where its age does not matter. 0.0 and -0.0 are equal only as keys.
     if not x:
         return Value((), dtype, _constant_node.__wrapped__(x, dtype))
+    if word != "power":  # an exponent decides what is computed
+        data = number_data(x, dtype)
+        if data is not None:
+            return data
     node = _constant_node(x, dtype)
     value = Value((), dtype, node)
     if running.tape is not None:
@@ -296,6 +301,7 @@ class array(Declared):
     # -- exchange with other libraries ------------------------------------------------------------------------------
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The data for NumPy: without a copy it is a read-only view, because arrays share memory."""
+        buffer_protocol.raise_interrupt(self)
         data = self._numpy()
         if dtype is not None and np.dtype(dtype) != data.dtype:
             if copy is False:

@@ -8,6 +8,7 @@ its first half is kept and the second half is used. `state` stands for that thre
 from __future__ import annotations
 
 import math
+import operator
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -147,14 +148,16 @@ def split(key: array, num: int = 2, stream: StreamOrDevice = None) -> array:
 
 # -- building blocks -------------------------------------------------------------------------------------------------
 def _shape(shape: Sequence[int]) -> Shape:
-    sizes = tuple(int(n) for n in shape)
+    sizes = tuple(operator.index(n) for n in shape)
     if any(n < 0 for n in sizes):
         raise ValueError(f"[bits] Negative dimensions not allowed, got shape {sizes}.")
     return sizes
 
 
 def _float(tag: str, dtype: Dtype | None, complex_too: bool = False) -> Dtype:
-    dtype = dtype or float32
+    dtype = float32 if dtype is None else dtype
+    if not isinstance(dtype, Dtype):
+        raise TypeError(f"[{tag}] dtype must be a Dtype, got {type(dtype).__name__}.")
     if not (dtype.is_float or (complex_too and dtype is complex64)):
         kinds = "floating point and complex64 types" if complex_too else "real floating point types"
         raise ValueError(f"[{tag}] Only {kinds} are supported, got {dtype.name}.")

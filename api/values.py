@@ -10,12 +10,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mlxir.compiler.graph import Value, apply, number_input, record, running, with_place
+from mlxir.compiler.graph import Value, apply, constant, number_input, record, running, with_place
 from mlxir.dialects.mx import RECORDS, Primitive
 from mlxir.dialects.mx.record import Shape, broadcast_shapes
 from mlxir.dialects.symbolic import SYMBOLIC
+from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.devices import gpu
 from mlxir.runtime.dtypes import Dtype, promote, scalar_dtype, uint64
 from mlxir.runtime.errors import AxisError, ShapeError, user_frame
+
+from .varying import traced_each_time
 
 _FULL, _ASTYPE, _RESHAPE, _TRANSPOSE = RECORDS["full"], RECORDS["astype"], RECORDS["reshape"], RECORDS["transpose"]
 _BROADCAST, _CONCATENATE, _SLICE = RECORDS["broadcast_to"], RECORDS["concatenate"], RECORDS["slice"]
@@ -156,6 +160,26 @@ def slice_axis(x: Value, axis: int, start: int, stop: int, stride: int = 1) -> V
     )
 
 
+def chunk(x: Value, start: Sequence[int], sliced: Shape, shape: Shape) -> Value | None:
+    """The part of an array, of shape `sliced`, that begins at `start`, as an array of shape `shape` over its memory:
+    graphs that use it do not depend on `start`. None where it is all of the array, lies in several pieces, or is not
+    evaluated.
+    """
+    buffer = x.buffer
+    if type(buffer) is not Buffer or x.node is not None or x.alias is not None or x.trace is not None:
+        return None
+    if sliced == x.shape or not traced_each_time() or gpu() is not None:
+        return None
+    offset, stride, whole = 0, x.dtype.size, True
+    for first, length, n in zip(reversed(start), reversed(sliced), reversed(x.shape), strict=True):
+        if not length or not (whole or length == 1):
+            return None
+        whole = whole and length == n
+        offset += first * stride
+        stride *= n
+    return constant(Buffer(buffer.pointer + offset, shape, x.dtype, buffer.owner))
+
+
 def concatenate(values: Sequence[Value], axis: int) -> Value:
     """The values (of one dtype, shapes that fit) joined along `axis`, as a balanced tree of binary joins."""
     level = list(values)
@@ -181,7 +205,7 @@ def axis_of(name: str, axis: int, ndim: int) -> int:
     if not -ndim <= axis < ndim:
         error = AxisError(f"[{name}] Invalid axis {axis} for array with {ndim} dimensions.")
         raise with_place(error, user_frame(2))
-    return axis + ndim if axis < 0 else axis
+    return int(axis + ndim if axis < 0 else axis)  # True is an axis, too
 
 
 def axes_of(name: str, axis: int | Sequence[int] | None, ndim: int) -> Shape:
@@ -199,7 +223,7 @@ def axes_of(name: str, axis: int | Sequence[int] | None, ndim: int) -> Shape:
 
 
 __all__ = [
-    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "concatenate", "count", "emit",
-    "full", "promoted", "record", "reshape", "same", "scalar", "size_of", "slice_axis", "slice_bounds", "static_slice",
-    "transpose", "unary",
+    "arange", "axes_of", "axis_of", "binary", "broadcast_shape", "broadcast_to", "cast", "chunk", "concatenate",
+    "count", "emit", "full", "promoted", "record", "reshape", "same", "scalar", "size_of", "slice_axis", "slice_bounds",
+    "static_slice", "transpose", "unary",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +27,8 @@ from mlxir.compiler.reference import compute
 from mlxir.compiler.target.launcher import prepare
 from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime import pages, store
+from mlxir.runtime.forks import guarded
+from mlxir.runtime.jobs import Threads
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import Executable, Schedule
 from mlxir.runtime.metal.device import Device
@@ -50,8 +51,9 @@ class CacheInfo:
     entries: int = 0
 
 
-_lock = threading.Lock()  # of the table and the counters
-compiling = threading.RLock()  # one compilation at a time; a hit does not wait for it
+# Reentrant: a collection inside may run a destructor of the user's that computes something.
+_lock = guarded(threading.RLock())  # of the table and the counters
+compiling = guarded(threading.RLock())  # one compilation at a time; a hit does not wait for it
 _info = CacheInfo()
 _executables: OrderedDict[tuple, Executable | MetalExecutable] = OrderedDict()
 
@@ -66,9 +68,11 @@ def info() -> CacheInfo:
 def clear() -> None:
     """Forget all executables in memory; the disk keeps its own."""
     with _lock:
+        dropped = list(_executables.values())
         _executables.clear()
         objects.clear()
         evaluate.forget()
+    del dropped  # without the lock: LLVM unloads their code
 
 
 def executable(program: Program, device: Device | None = None) -> Executable | MetalExecutable:
@@ -130,7 +134,7 @@ def _from_disk_or_compiled(program: Program) -> Executable:
             _info.disk_hits += 1
         return found
     start = time.perf_counter()
-    with switching(), ThreadPoolExecutor(1) as beside:
+    with switching(), Threads(1) as beside:
         beside.submit(prepare)  # while MLIR loads
         from mlxir.compiler import pipeline  # lazy: it loads MLIR, which a hit on disk does not need
 

@@ -8,31 +8,42 @@ is compiled.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from mlxir.compiler.graph import Cut, Node, NumberTrace, Tape, Value, cut, first_uid, resolve, running
+from mlxir.compiler.donation import run_over, updated
+from mlxir.compiler.graph import Cut, Node, NumberTrace, Results, Tape, Value, cut, first_uid, resolve, running
+from mlxir.compiler.plans import Plan, SharedPlan, follow, places, route, shared_plan
 from mlxir.compiler.program import Program
+from mlxir.compiler.shared import Shared, Sharing, split
 from mlxir.compiler.specialise import pinned
 from mlxir.runtime import devices
 from mlxir.runtime.bounded import Bounded
-from mlxir.runtime.buffers import Buffer
+from mlxir.runtime.buffers import Buffer, Spare
 from mlxir.runtime.errors import CompileError, at
+from mlxir.runtime.forks import guarded
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.stream import LateBuffer, worker
 
+Run = Callable[[list[Buffer]], list[Buffer]]
+
 _SEEN_BOUND = 4096
 MOST_VARIANTS = 8  # compiled graphs of one structure
+SETTLED = 4  # times as often as otherwise must a program come back that shared code serves, to get code of its own
 KEEPING = 64  # evaluations for which intermediate values are kept after one that reached behind the last
 
 _counts = Bounded(_SEEN_BOUND)
-_expanded = Bounded(_SEEN_BOUND)
+_expanded = Bounded(256)  # some 30 KB each, for the few evaluations until a graph is compiled
 _variants = Bounded(_SEEN_BOUND)  # structure -> keys of its compiled graphs
+_sharings = Bounded(_SEEN_BOUND)  # exact structure -> the programs that were seen
+_shared = Bounded(_SEEN_BOUND)  # structure -> code for programs that differ in numbers
 _plans = Bounded(_SEEN_BOUND)
+_shared_plans = Bounded(_SEEN_BOUND)  # length of the tape and places of what is wanted -> plans
 _stays: set[Any] = set()  # keys of graphs that the compiled tier refused
-_lock = threading.RLock()
+_lock = guarded(threading.RLock())
 _state = threading.local()
 
 
@@ -51,6 +62,11 @@ class ValueTracing:
             for value in getattr(_state, "kept", ()):
                 value.node = None
             _state.kept = []
+
+
+def evaluations() -> int:
+    """A number that grows with each evaluation of this thread that no plan served."""
+    return getattr(_state, "since", 0)
 
 
 def value_tracing() -> bool:
@@ -98,20 +114,29 @@ def family(program: Program, names: list[str], texts: list[str], known: Any) -> 
     return generic.Family(program, names, texts, known)
 
 
-def evaluate(values: Iterable[Value]) -> None:
-    """Give every value its data. Raises for placeholders, active or leaked, and what `start` left behind."""
+def evaluate(values: Iterable[Value]) -> bool:
+    """Give every value its data; says whether their graph had not been seen before, where that matters to anyone.
+
+    Raises for placeholders, active or leaked, and what `start` left behind.
+    """
     asked = list(values)
+    _state.fresh = False
     if native.evaluated is not None and native.evaluated(asked):
-        return
+        return False
     tape = running.tape
+    if tape is not None and tape.open:
+        running.tape = tape = Tape.of([v for v in asked if v.buffer is None])
+        if native.evaluated is not None and native.evaluated(asked):
+            return False
     if tape is not None and _replayed(tape, asked):
-        return
+        return _state.fresh
     wanted = [v for v in map(resolve, asked) if v.buffer is None]
     if wanted:
         _evaluate(wanted)
     for value in asked:
         buffer = resolve(value).buffer
         value.buffer = buffer.ready() if isinstance(buffer, LateBuffer) else buffer
+    return _state.fresh
 
 
 def start(values: Iterable[Value]) -> None:
@@ -122,15 +147,35 @@ def start(values: Iterable[Value]) -> None:
     wanted = list({id(v): v for v in map(resolve, values) if v.buffer is None}.values())
     if not wanted:
         return
-    program, _, arguments, kept = _problem(wanted)
-    wanted += kept
+    work, kept = _work(wanted)
     if running.tape is not None:
         running.tape = Tape()
-    job = worker.submit(devices.kept(lambda: _run(program, arguments)))
+    job = worker.submit(devices.kept(work))
     with _lock:
-        for number, value in enumerate(wanted):
-            value.buffer = LateBuffer(job, number, value.shape, value.dtype)
-            value.node = None
+        for number, value in enumerate([*wanted, *kept]):
+            if value is not None:
+                value.buffer = LateBuffer(job, number, value.shape, value.dtype)
+                value.node = None
+
+
+def _work(wanted: list[Value]) -> tuple[Callable[[], list[Buffer]], Sequence[Value | None]]:
+    """What computes these values, and what it keeps behind them."""
+    tape = running.tape
+    if tape is not None and tape.open:
+        running.tape = tape = Tape.of(wanted)
+    found = _by_plan(tape, wanted, alone=False) if tape is not None else None
+    if found is not None:
+        run, arguments, kept = found
+        return functools.partial(run, arguments), kept
+    program, piece, arguments, inner = _problem(wanted)
+    with _lock:
+        served = _served(program) if knobs.tier == "auto" else None
+    shared_run = None if served is None else served[0].run(served[1])
+    if served is None or shared_run is None:
+        return functools.partial(_run, program, arguments), inner
+    if tape is not None:
+        _remember_shared(tape, wanted, piece, inner, served[0])
+    return functools.partial(shared_run, arguments), inner
 
 
 def _problem(wanted: list[Value]) -> tuple[Program, Cut, list[Buffer], list[Value]]:
@@ -159,7 +204,8 @@ def _kept(piece: Cut, wanted: list[Value]) -> list[Value]:
             print(loss(params))
 
     As a rule only what is asked for is kept, so that the rest may be fused. But once an evaluation reaches behind the
-    last one, what that one computed in passing is computed again, and would be at every step from then on.
+    last one, what that one computed in passing is computed again, and would be at every step from then on. The same
+    holds for other results of a transform, such as a loss that is read after its gradient.
     """
     since, _state.since = getattr(_state, "since", 0), first_uid()
     if value_tracing() or running.symbolic:
@@ -172,24 +218,47 @@ def _kept(piece: Cut, wanted: list[Value]) -> list[Value]:
             if v.node is not None and v.node.inputs and v.buffer is None and v.alias is None:
                 uses[id(v)] = uses.get(id(v), 0) + 1
                 inner[id(v)] = v
+    asked = {id(v) for v in wanted}
+    results = [node.avals for node in piece.nodes if type(node.avals) is Results]
+    beside = [v for v in _alive(results) if v.buffer is None]
+    if any(r.computed for r in results):
+        _state.beside = KEEPING
+    elif getattr(_state, "beside", 0):
+        _state.beside -= 1
+    else:
+        beside = []
+    for r in results:
+        r.computed = True
+    beside = [v for v in beside if id(v) not in inner and id(v) not in asked]
     if any(v.uid < since for v in inner.values()):
         _state.keeping = KEEPING
     elif getattr(_state, "keeping", 0):
         _state.keeping -= 1
     else:
-        return []
-    for v in wanted:
-        inner.pop(id(v), None)
+        return beside
     # Referred to by nodes of the piece, by `inner`, by the loop and by the call: what else there is, is the program's.
-    return [v for v in inner.values() if sys.getrefcount(v) > uses[id(v)] + 3]
+    return beside + [v for v in inner.values() if id(v) not in asked and sys.getrefcount(v) > uses[id(v)] + 3]
+
+
+def _alive(results: Iterable[Results]) -> Iterator[Value]:
+    """The results that somebody still refers to."""
+    for each in results:
+        for reference in each.values:
+            value = reference()
+            if value is not None:
+                yield value
 
 
 def _evaluate(wanted: list[Value]) -> None:
     program, piece, arguments, kept = _problem(wanted)
-    run = _compiled(program)
-    buffers = run(arguments) if run is not None else _run_reference(program, arguments)
+    run, shared = _compiled(program)
+    buffers = _run_over(program, piece, arguments, wanted, run) if running.tape is not None and not kept else None
+    if buffers is None:
+        buffers = run(arguments) if run is not None else _run_reference(program, arguments)
     if running.tape is not None:
-        if run is not None:
+        if shared is not None:
+            _remember_shared(running.tape, wanted, piece, kept, shared)
+        elif run is not None:
             _remember(running.tape, wanted, piece.parameters, run, kept)
         running.tape = Tape()
     traced = _through_tracers(piece.nodes) if value_tracing() else set()
@@ -202,21 +271,19 @@ def _evaluate(wanted: list[Value]) -> None:
                 value.node = None
 
 
+def _run_over(
+    program: Program, piece: Cut, arguments: list[Buffer], wanted: list[Value], run: Run | None
+) -> list[Buffer] | None:
+    """The results, some of which may take the memory of arguments that nobody else sees; None if there are no such."""
+    candidates = updated(program) if devices.gpu() is None and not program.has_transforms else []
+    found = route(wanted, piece.parameters, []) if candidates else None
+    if found is None:
+        return None
+    run = run or functools.partial(_run_reference, program)
+    return run_over(run, arguments, candidates, wanted, found["walk"], found["leaves"], held=1)
+
+
 # -- graphs that were compiled before, found by what this thread recorded ----------------------------------------------
-class Plan(NamedTuple):
-    """How an evaluation that was seen before is repeated: no graph is cut and no program is made.
-
-    `walk`, `leaves` and `kept` are (node, input) pairs; the nodes are those of the wanted values, then those that
-    `walk` leads to. The leaves are the arguments; what is kept are results behind the wanted ones.
-    """
-
-    run: Callable[[list[Buffer]], list[Buffer]]
-    walk: list[tuple[int, int]]
-    leaves: list[tuple[int, int]]
-    words: tuple[Any, ...] | None = None  # the same for native code
-    kept: Sequence[tuple[int, int]] = ()
-
-
 class _Native:
     """What native code does of this (api/native), if it serves: `evaluated(*trees)` evaluates by plans and says whether
     it did, `words(plan)` makes a plan's words.
@@ -229,73 +296,82 @@ class _Native:
 native = _Native()
 
 
-def _key(tape: Tape, wanted: list[Value]) -> tuple | None:
-    """What a plan is found by, or None where a value was recorded elsewhere or depends on such values."""
-    if tape.open:
-        return None
-    places = []
-    for v in wanted:
-        mark = v.mark
-        if mark is None or mark[0] is not tape or v.node is None:
-            return None
-        places.append(mark[1])
-    return (*tape.key, *places)
-
-
 def _remember(tape: Tape, wanted: list[Value], parameters: list[Value], run: Callable, kept: list[Value]) -> None:
-    key = _key(tape, wanted)
-    if key is None:
-        return
-    nodes = [v.node for v in wanted if v.node is not None]
-    spots = {id(n) for n in nodes}
-    walk: list[tuple[int, int]] = []
-    found: dict[int, tuple[int, int]] = {}
-    sought = {id(v) for v in [*parameters, *kept]}
-    for number, node in enumerate(nodes):  # it grows meanwhile
-        for i, x in enumerate(node.inputs):
-            if id(x) in sought:
-                found.setdefault(id(x), (number, i))
-            if x.node is not None and x.buffer is None and id(x.node) not in spots:
-                spots.add(id(x.node))
-                walk.append((number, i))
-                nodes.append(x.node)
-    if len(found) == len(sought):
-        while walk and len(wanted) + len(walk) - 1 > max((number for number, _ in found.values()), default=-1):
-            walk.pop()  # leads to no leaf
-        plan = Plan(run, walk, [found[id(v)] for v in parameters], kept=[found[id(v)] for v in kept])
+    """Keep a plan for equal tapes."""
+    at = places(tape, wanted)
+    found = route(wanted, parameters, kept) if at is not None else None
+    if at is not None and found is not None:
+        plan = Plan(run, **found)
+        key = (*tape.key, *at)
         _plans.keep(key, plan if native.words is None or kept else plan._replace(words=native.words(plan)))
+
+
+def _remember_shared(tape: Tape, wanted: list[Value], piece: Cut, kept: list[Value], shared: Shared) -> None:
+    """Keep a plan for tapes that differ in numbers only."""
+    at = places(tape, wanted)
+    plan = shared_plan(tape, wanted, piece, kept, shared) if at is not None else None
+    if plan is not None:
+        key = len(tape.key), at
+        _shared_plans.keep(key, [plan, *(_shared_plans.get(key) or ())][:MOST_VARIANTS])
 
 
 def _replayed(tape: Tape, asked: list[Value]) -> bool:
     """Evaluate by a plan; False where there is none."""
     wanted = [v for v in asked if v.buffer is None]
-    key = _key(tape, wanted) if wanted and knobs.tier != "reference" else None
-    plan: Plan | None = _plans.get(key) if key is not None else None
-    if plan is None:
+    found = _by_plan(tape, wanted) if wanted else None
+    if found is None:
         return False
-    nodes: Any = [v.node for v in wanted]
-    for number, i in plan.walk:
-        node = nodes[number].inputs[i].node
-        if node is None:  # evaluated meanwhile
-            return False
-        nodes.append(node)
-    arguments = []
-    for number, i in plan.leaves:
-        buffer = nodes[number].inputs[i].buffer
-        if buffer is None:
-            return False
-        arguments.append(buffer)
-    wanted += [nodes[number].inputs[i] for number, i in plan.kept]
-    for value, buffer in zip(wanted, plan.run(arguments), strict=True):
-        value.buffer = buffer
-        value.node = None
+    run, arguments, kept = found
+    for value, buffer in zip([*wanted, *kept], run(arguments), strict=True):
+        if value is not None:
+            value.buffer = buffer
+            value.node = None
     running.tape = Tape()
     return True
+
+
+Planned = tuple[Run, list[Buffer], list[Value | None]]
+
+
+def _by_plan(tape: Tape, wanted: list[Value], alone: bool = True) -> Planned | None:
+    """What runs an evaluation, its arguments, and what it keeps; None where no plan serves it.
+
+    It may write over arguments that nobody else sees if this thread is `alone` with its graph until it has run.
+    """
+    at = places(tape, wanted) if knobs.tier != "reference" else None
+    if at is None:
+        return None
+    plan: Plan | None = _plans.get((*tape.key, *at))
+    run, found = (plan.run, follow(plan, wanted)) if plan is not None else _by_shared_plan(tape, at, wanted, alone)
+    return None if run is None or found is None else (run, *found)
+
+
+def _by_shared_plan(tape: Tape, at: tuple[int, ...], wanted: list[Value], alone: bool) -> tuple[Run | None, Any]:
+    """The same by a plan that several numbers share: what runs, and its arguments with what is kept."""
+    if knobs.tier != "auto":
+        return None, None
+    for plan in _shared_plans.get((len(tape.key), at)) or ():
+        numbers = plan.numbers(tape.key)
+        if numbers is None:
+            continue
+        count = plan.shared.count(numbers)
+        _state.fresh = count == 1
+        if count != SETTLED * knobs.tier_up:  # code of its own is due
+            run, found = plan.shared.run(numbers), follow(plan, wanted)
+            if alone and plan.updated and run is not None and found is not None and not found[1]:
+                return functools.partial(_over, plan, run, wanted), found
+            return run, found
+    return None, None
+
+
+def _over(plan: SharedPlan, run: Run, wanted: list[Value], arguments: list[Buffer]) -> list[Buffer]:
+    return run_over(run, arguments, plan.updated, wanted, plan.walk, plan.leaves, held=0)
 
 
 def forget() -> None:
     """Let go of all executables."""
     _plans.clear()
+    _shared_plans.clear()
 
 
 def _concrete(value: Value) -> bool:
@@ -314,27 +390,69 @@ def _through_tracers(nodes: list[Node]) -> set[int]:
 
 
 def _run(program: Program, arguments: list[Buffer]) -> list[Buffer]:
-    run = _compiled(program)
+    run, _ = _compiled(program)
     return run(arguments) if run is not None else _run_reference(program, arguments)
 
 
-def _compiled(program: Program) -> Callable[[list[Buffer]], list[Buffer]] | None:
-    """What runs this evaluation in the compiled tier, if it is to run there."""
+def _compiled(program: Program) -> tuple[Run | None, Shared | None]:
+    """What runs this evaluation in the compiled tier, if it is to run there, and the shared code that it is."""
     if knobs.tier == "compiled":
-        return executable(program).run
-    if knobs.tier == "auto" and _comes_back(program):
+        return executable(program).run, None
+    if knobs.tier != "auto":
+        return None, None
+    with _lock:
+        found = _served(program)
+    run = None if found is None else found[0].run(found[1])
+    with _lock:
+        count = _count(program.key) if found is None or run is None else found[0].count(found[1])
+        _state.fresh = count == 1
+        own = count >= knobs.tier_up * (1 if run is None else SETTLED) and _is_variant(program)
+    if own:
         try:
-            return executable(program).run
+            return executable(program).run, None
         except CompileError:
             # The compiled tier lacks something (`mx.compile` would say so); plain evaluation goes on as it began.
             _stays.add(program.key)
+    if found is None:
+        with _lock:
+            found = _guessed(program)
+        run = None if found is None else found[0].run(found[1])
+    return run, None if found is None or run is None else found[0]
+
+
+def _served(program: Program) -> tuple[Shared, tuple] | None:
+    """The code that programs of this structure share, and the numbers of this one, if that code may serve it."""
+    for candidate in _shared.recall(_structure(program)) or ():
+        numbers = candidate.numbers(program)
+        if numbers is not None:
+            return candidate, numbers
     return None
+
+
+def _guessed(program: Program) -> tuple[Shared, tuple] | None:
+    """The same, newly guessed, once programs of this structure have come often enough with other numbers."""
+    if devices.gpu() is not None or not program.parameters:  # shaders are made for one size; constants cost nothing
+        return None
+    structure, instance = split(program)
+    sharing = _sharings.recall(structure)
+    if sharing is None:
+        _sharings.keep(structure, sharing := Sharing())
+    made = sharing.guess(program, instance, 2 * knobs.tier_up, family)
+    if made is None:
+        return None
+    key = _structure(program)
+    _shared.keep(key, [made, *(_shared.recall(key) or ())][:MOST_VARIANTS])
+    return _served(program)
 
 
 def _run_reference(program: Program, arguments: list[Buffer]) -> list[Buffer]:
     if program.has_transforms:
         program = expanded(program)
-    return [Buffer.from_numpy(a) for a in program.run_reference([b.numpy() for b in arguments])]
+    arrays = [b.numpy() for b in arguments]
+    spare = {n: b for n, b in enumerate(arguments) if isinstance(b, Spare)}
+    results = program.run_reference(arrays, spare)
+    taken = {id(arrays[n]): b for n, b in spare.items()}
+    return [taken[id(a)].taken() if id(a) in taken else Buffer.from_numpy(a) for a in results]
 
 
 def expanded(program: Program) -> Program:
@@ -347,25 +465,28 @@ def expanded(program: Program) -> Program:
     return found
 
 
-def _comes_back(program: Program) -> bool:
-    """Whether this evaluation of an equal graph is the one from which on it runs compiled.
+def _count(key: tuple) -> int:
+    """How often an equal graph has been evaluated, this time included."""
+    count = (_counts.recall(key) or 0) + 1
+    _counts.keep(key, count)
+    return count
+
+
+def _is_variant(program: Program) -> bool:
+    """Whether a graph that keeps coming back is to run compiled.
 
     Graphs that differ in shapes or constants only are variants of one structure, of which few are compiled: a cache
-    that grows by one each step
-    must not compile at each step.
+    that grows by one each step must not compile at each step.
     """
     key = program.key
-    with _lock:
-        count = (_counts.recall(key) or 0) + 1
-        _counts.keep(key, count)
-        if count < knobs.tier_up or key in _stays:
-            return False
-        structure = _structure(program)
-        variants = _variants.recall(structure) or set()
-        _variants.keep(structure, variants)
-        if key not in variants and len(variants) < MOST_VARIANTS:
-            variants.add(key)
-        return key in variants
+    if key in _stays:
+        return False
+    structure = _structure(program)
+    variants = _variants.recall(structure) or set()
+    _variants.keep(structure, variants)
+    if key not in variants and len(variants) < MOST_VARIANTS:
+        variants.add(key)
+    return key in variants
 
 
 def _structure(program: Program) -> int:

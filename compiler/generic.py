@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlxir.compiler import cache, evaluate, objects
-from mlxir.compiler.lower.plan import Parts, Stage, make_plan
+from mlxir.compiler.lower.plan import NativeLaunch, Parts, Stage, make_plan
 from mlxir.compiler.lower.steps import Lowered, Step
 from mlxir.compiler.program import Instruction, Program
 from mlxir.compiler.schedule import schedule_of
@@ -30,12 +30,16 @@ from mlxir.compiler.specialise import substitute
 from mlxir.dialects.mx import Aval
 from mlxir.dialects.symbolic import SYMBOLIC, Scope, function
 from mlxir.runtime import devices, store
+from mlxir.runtime.bounded import Bounded
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import int64
 from mlxir.runtime.knobs import knobs
-from mlxir.runtime.launch import Executable, Object, decode, encode
+from mlxir.runtime.launch import Executable, Object, Segment, decode, encode
 
 LEAST = 2  # axes of length 0 and 1 are compiled as such: they broadcast, squeeze or vanish
+MOST_PLANS = 32  # buffer plans of one version
+LEAST_STEP = 16  # between sizes for which buffers are planned
+PATIENCE = 4  # sizes without code that are met before more is compiled (`generic_runner`)
 MOST_VERSIONS = 8  # of the code of one program, for sizes that decide differently
 
 
@@ -54,11 +58,16 @@ class _Code:
     `data` holds what it assumes of the sizes, the texts of its numbers, the parts of the program and its kernels.
     """
 
+    steps: list[str]  # of all kernels, as `measured` counts them
+
     def __init__(self, names: list[str], data: dict[str, Any], objects: list[Object]):
         self.data, self.objects = data, objects
         self.assumed: list[str] = data["assumed"]
+        self.names = names
         self.holds = function(names, self.assumed, "and")
+        self.each = function(names, self.assumed, ",")
         self.numbers = function(names, data["texts"], ",")
+        self.plans = Bounded(MOST_PLANS)
 
     def serves(self, sizes: Sequence[int]) -> bool:
         try:
@@ -66,18 +75,110 @@ class _Code:
         except ArithmeticError:
             return False
 
+    def outcomes(self, sizes: Sequence[int]) -> tuple[bool, ...]:
+        """Which assumptions hold for sizes."""
+        try:
+            return self.each(*sizes)
+        except ArithmeticError:
+            return ()
+
     def runner(self, sizes: Sequence[int]) -> Runner:
         """The code with the buffers and launches for given sizes."""
-        known = dict(zip(self.data["texts"], self.numbers(*sizes), strict=True))
-        stages, values, parameters, outputs = _with_numbers(self.data["parts"], known)
-        parts = Parts([Stage(*s) for s in stages], [Aval(*v) for v in values], parameters, outputs)
-        lowered = {
-            name: Lowered([Step(*s) for s in steps], [Aval(*t) for t in temporaries])
-            for name, (steps, temporaries) in _with_numbers(self.data["kernels"], known).items()
-        }
-        made = Executable(self.objects, schedule_of(make_plan(parts, lowered)), cache.library_step)
+        made = self._resized(sizes) or self._planned(sizes).executable
         lengths = Buffer.from_numpy(np.array(sizes, np.int64))
         return Runner(lambda buffers: made.run([*buffers, lengths]), made.code_bytes, made, lengths)
+
+    def _planned(self, sizes: Sequence[int]) -> _Planned:
+        """An executable planned for just these sizes."""
+        parts, lowered = _parts(self.data, dict(zip(self.data["texts"], self.numbers(*sizes), strict=True)))
+        plan = make_plan(parts, lowered)
+        steps = [k.step.name for k in plan.launches if isinstance(k, NativeLaunch)]
+        made = Executable(self.objects, schedule_of(plan), cache.library_step)
+        extents, rooms, *_ = self.measured(*sizes)
+        return _Planned(made, steps, [not n for n in extents], rooms)
+
+    def _resized(self, sizes: Sequence[int]) -> Executable | None:
+        """The same by a plan for somewhat larger sizes, which many share: only extents and shapes are new.
+
+        None where these sizes do not fit into that plan.
+        """
+        rounded = tuple([_rounded(n) for n in sizes])
+        try:
+            planned = self.plans.recall(rounded)
+            if planned is None:
+                self.plans.keep(rounded, planned := self._planned(rounded))
+            extents, rooms, parameters, results = self.measured(*sizes)
+        except ArithmeticError:
+            return None
+        schedule = planned.executable.schedule
+        launches = schedule.segments[0].launches if len(schedule.segments) == 1 else ()
+        if not launches or len(launches) != len(planned.steps):  # there are library steps
+            return None
+        if any([n > room for n, room in zip(rooms, planned.rooms, strict=True)]):
+            return None
+        if [not n for n in extents] != planned.skipped:
+            return None
+        known = dict(zip(self.steps, extents, strict=True))
+        made = [k if known[name] == k.extent else k._replace(extent=known[name], useful=min(k.useful, known[name]))
+                for k, name in zip(launches, planned.steps, strict=True)]  # fmt: skip
+        return planned.executable.resized(schedule._replace(
+            parameters=[(shape, dtype) for shape, (_, dtype) in zip(parameters, schedule.parameters, strict=True)],
+            results=[(shape, dtype) for shape, (_, dtype) in zip(results, schedule.results, strict=True)],
+            segments=[Segment(tuple(made))],
+        ))  # fmt: skip
+
+    @functools.cached_property
+    def measured(self) -> Callable[..., tuple[tuple, ...]]:
+        """Of the sizes: the extents of all steps that have any, the bytes of all values, the shapes of parameters and
+        of results. Each counts where it is no constant.
+        """
+        parts, lowered = _parts(self.data, {text: _Text(text) for text in self.data["texts"]})
+        steps = [s for k in lowered.values() for s in k.steps]
+        avals = [*parts.values, *[t for k in lowered.values() for t in k.temporaries]]
+        outputs = [v for v in dict.fromkeys(parts.outputs) if v >= parts.parameters]
+        self.steps = [s.name for s in steps]
+        groups = [
+            [str(s.extent) for s in steps],
+            ["*".join(map(str, (*a.shape, a.dtype.size))) for a in avals if any(isinstance(n, str) for n in a.shape)],
+            [_tuple(parts.values[v].shape) for v in range(parts.parameters)],
+            [_tuple(parts.values[v].shape) for v in outputs],
+        ]
+        return function(self.names, [_tuple(texts) for texts in groups], ",")
+
+
+class _Planned(NamedTuple):
+    """An executable for given sizes, the steps that it launches, which of all steps have nothing to do, and the bytes
+    that there are for each value.
+    """
+
+    executable: Executable
+    steps: list[str]
+    skipped: list[bool]
+    rooms: tuple[int, ...]
+
+
+class _Text(str):
+    """The text of a number."""
+
+
+def _tuple(texts: Sequence[Any]) -> str:
+    return "(" + "".join([f"{text}, " for text in texts]) + ")"
+
+
+def _rounded(n: int) -> int:
+    """A size up to a quarter larger that stands for many."""
+    step = max(LEAST_STEP, 1 << max(n.bit_length() - 3, 0))
+    return -(-n // step) * step
+
+
+def _parts(data: dict[str, Any], known: dict[str, Any]) -> tuple[Parts, dict[str, Lowered]]:
+    """The fused program and its kernels with `known` numbers."""
+    stages, values, parameters, outputs = _with_numbers(data["parts"], known)
+    lowered = {
+        name: Lowered([Step(*s) for s in steps], [Aval(*t) for t in temporaries])
+        for name, (steps, temporaries) in _with_numbers(data["kernels"], known).items()
+    }
+    return Parts([Stage(*s) for s in stages], [Aval(*v) for v in values], parameters, outputs), lowered
 
 
 def _as_data(value: Any, texts: dict[str, None]) -> Any:
@@ -116,6 +217,7 @@ class Family:
         self.numbers = function(names, texts, ",")
         self.versions: list[_Code] = []
         self.generic = True  # whether it is worth compiling for all sizes
+        self.missed: dict[tuple, set[tuple]] = {}  # sizes without code since some was compiled, by how they decide
         self._looked = False  # on disk
 
     def runner(self, sizes: list[int]) -> Any:
@@ -127,12 +229,31 @@ class Family:
         known = dict(zip(self.texts, self.numbers(*sizes), strict=True))
         return evaluate.executable(substitute(self.program, lambda n: known[n.text]))
 
-    def _version(self, sizes: list[int]) -> _Code | None:
-        """The code for these sizes: in memory, on disk, or compiled; None where there is none for more than these."""
+    def generic_runner(self, sizes: list[int]) -> Runner | None:
+        """The same where it takes no code for these sizes only, else None.
+
+        Once there is code, some sizes that it does not serve must have been met before more is compiled for such sizes:
+        all that decide alike, as far as that is known. A size that happens to equal another one is alone.
+        """
+        found = self._known(sizes)
+        if found is None and min(sizes, default=LEAST) >= LEAST and self.generic:
+            alike = self.missed.setdefault(tuple([code.outcomes(sizes) for code in self.versions]), set())
+            alike.add(tuple(sizes))
+            if len(alike) >= PATIENCE or not self.versions:
+                self.missed.clear()
+                found = self._version(sizes)
+        return None if found is None else found.runner(sizes)
+
+    def _known(self, sizes: list[int]) -> _Code | None:
+        """The code for these sizes in memory or on disk."""
         if not self._looked:
             self._looked = True
             self._recall()
-        found = next((code for code in self.versions if code.serves(sizes)), None)
+        return next((code for code in self.versions if code.serves(sizes)), None)
+
+    def _version(self, sizes: list[int]) -> _Code | None:
+        """The code for these sizes: in memory, on disk, or compiled; None where there is none for more than these."""
+        found = self._known(sizes)
         if found is None and self.generic and len(self.versions) < MOST_VERSIONS:
             with cache.compiling:
                 found = self._compiled(sizes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from mlxir.dialects.symbolic import SymFloat, SymInt
 from mlxir.runtime.buffers import Buffer
 from mlxir.runtime.dtypes import Dtype, float32, float64
 from mlxir.runtime.errors import Where, at, user_frame
+from mlxir.runtime.forks import in_child
 
 _uids = itertools.count()
 _new_tuple = tuple.__new__
@@ -49,14 +51,37 @@ class Node(_Node):
     __ne__ = object.__ne__
 
 
+class Turn:
+    """Stands for the memory of arrays that a step is writing over, with its lock held: who reads them waits."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
+class Results(list):
+    """The types of a node's several results, which of these there still are (`values[i]()` is the i-th, or None), and
+    whether some have been computed.
+    """
+
+    __slots__ = ("computed", "values")
+    computed: bool
+    values: list[weakref.ref[Value]]
+
+
 class Value:
     """One array of the trace; see the module's docstring for its four forms.
 
     Results of native code (api/native) have no buffer until someone asks for it: `owner` holds their block of the pool,
-    in which they begin at `offset`.
+    in which they begin at `offset`. While a step writes over them, `owner` is a `Turn`.
     """
 
-    __slots__ = ("alias", "buffer", "dtype", "index", "mark", "node", "offset", "owner", "shape", "trace", "uid")
+    __slots__ = (
+        "__weakref__", "alias", "buffer", "dtype", "index", "mark", "node", "offset", "owner", "shape", "trace", "uid",
+    )  # fmt: skip
+    offset: int
+    owner: Any
 
     def __init__(self, shape: Shape, dtype: Dtype, node: Node | None = None, index: int = 0):
         self.shape, self.dtype, self.node, self.index, self.uid = shape, dtype, node, index, next(_uids)
@@ -70,6 +95,10 @@ class Value:
         if name != "buffer":
             raise AttributeError(f"a Value has no {name}")
         owner = self.owner
+        if type(owner) is Turn:
+            with owner.lock:
+                pass
+            return self.buffer
         self.buffer = Buffer(owner.block[0] + self.offset, self.shape, self.dtype, owner)
         return self.buffer
 
@@ -118,12 +147,16 @@ class NumberTrace(Trace):
         self.number, self.dtype = number, dtype
 
     def data(self, number: int | float) -> Buffer:
-        """A number as data of the dtype: as a constant of that number would be."""
-        if self.dtype in _SCALARS:
-            scalar = _SCALARS[self.dtype](number)
-            return Buffer(ctypes.addressof(scalar), (), self.dtype, scalar)
-        kind: Any = {"b": bool, "f": float, "c": complex}.get(self.dtype.kind, int)
-        return Buffer.from_numpy(np.array(kind(number), self.dtype.numpy))
+        return scalar_buffer(number, self.dtype)
+
+
+def scalar_buffer(number: Any, dtype: Dtype) -> Buffer:
+    """A number as data of a dtype: as a constant of that number would be."""
+    if dtype in _SCALARS:
+        scalar = _SCALARS[dtype](number)
+        return Buffer(ctypes.addressof(scalar), (), dtype, scalar)
+    kind: Any = {"b": bool, "f": float, "c": complex}.get(dtype.kind, int)
+    return Buffer.from_numpy(np.array(kind(number), dtype.numpy))
 
 
 class Tape:
@@ -134,8 +167,8 @@ class Tape:
     An operation is known by its primitive, attributes and operands; these by their places in the key, which they carry
     as `mark` (one attribute, so that threads cannot mix two tapes). What an operand from elsewhere is enters the key
     when it is first used. Equal keys thus mean equal graphs, leaf for leaf, but for a tape that is `open`: it uses what
-    was recorded elsewhere (by another thread, in a trace, on the tape before) and is not evaluated. The tape keeps no
-    value alive.
+    was recorded elsewhere (by another thread, in a trace, on the tape before) and is not evaluated. `of` makes one that
+    is not. The tape keeps no value alive.
     """
 
     __slots__ = ("key", "open")
@@ -147,12 +180,17 @@ class Tape:
 
     def add(self, value: Value, primitive: Primitive, inputs: tuple[Value, ...], attrs: dict[str, Any]) -> None:
         """Append the operation whose first result is `value`."""
-        entry: tuple = (primitive, value.dtype)
-        for x in inputs:
-            mark = x.mark
-            entry += (mark[1] if mark is not None and mark[0] is self else self.leaf(x),)
+        if len(inputs) == 1:  # most operations with attributes
+            mark = inputs[0].mark
+            entry: tuple = (primitive, value.dtype, mark[1] if mark is not None and mark[0] is self
+                            else self.leaf(inputs[0]))  # fmt: skip
+        else:
+            entry = (primitive, value.dtype)
+            for x in inputs:
+                mark = x.mark
+                entry += (mark[1] if mark is not None and mark[0] is self else self.leaf(x),)
         if attrs:
-            entry += (tuple([attr_key(a) for a in attrs.values()]),)
+            entry += (tuple([a if type(a) is tuple else attr_key(a) for a in attrs.values()]),)
         value.mark = (self, len(self.key))
         self.key.append(entry)
         if len(self.key) > Tape.LONGEST:
@@ -174,6 +212,40 @@ class Tape:
     def entry(node: Node) -> tuple:
         """What stands for a constant in a key."""
         return node.primitive, tuple([attr_key(a) for a in node.attrs.values()])
+
+    @staticmethod
+    def of(values: Iterable[Value]) -> Tape:
+        """A tape as if what these values are computed from had just been recorded, and nothing else.
+
+        x = x + a * p;  r = r - a * (A @ p);  e = r @ r      e is evaluated; x is wanted after the loop
+        p = r + (e / d) * p                                  the tape of the next `r @ r` is open: it uses p and x
+                                                             here it begins with p's operations, and is without x's
+        """
+        tape = Tape()
+        first: dict[int, int] = {}  # the place of a node's first result
+        stack: list[Any] = [*values][::-1]
+        while stack:
+            item = stack.pop()
+            if item.__class__ is tuple:
+                value, node = item
+                tape.add(value, node.primitive, node.inputs, node.attrs)
+                place = first[id(node)] = value.mark[1]
+                if len(node.avals) > 1:  # as `recorded` does
+                    tape.key[place] = (node.primitive, node.avals[0].dtype, *tape.key[place][2:])
+                    tape.key += [(*aval, i) for i, aval in enumerate(node.avals) if i]
+                    value.mark = tape, place + value.index
+                if place > Tape.LONGEST:
+                    tape.open = True
+                    break
+                continue
+            node = item.node
+            if node is None or item.buffer is not None or not node.inputs:
+                continue  # it enters the key with the operation that uses it
+            if id(node) in first:
+                item.mark = tape, first[id(node)] + item.index
+            else:
+                stack += ((item, node), *node.inputs[::-1])
+        return tape
 
 
 running_traces: list[None] = []
@@ -205,6 +277,11 @@ running = _Running()
 `running.traces` are those that have a name, and `running.symbolic` is the number of those in which sizes or numbers
 are symbolic.
 """
+
+
+@in_child
+def _only_this_thread() -> None:
+    del running_traces[running.depth :]
 
 
 def constant(data: np.ndarray | Buffer, shape: Shape | None = None, dtype: Dtype | None = None) -> Value:
@@ -286,17 +363,20 @@ def apply(primitive: Primitive, inputs: Sequence[Value], attrs: dict[str, Any]) 
         raise with_place(error, user_frame(2)) from None
     if len(avals) == 1:
         return [record(primitive, tuple(inputs), attrs, *avals[0])]
-    return _results(Node(primitive, attrs, tuple(inputs), avals, user_frame(2)))
+    return recorded(Node(primitive, attrs, tuple(inputs), avals, user_frame(2)))
 
 
 def apply_transform(primitive: Primitive, inputs: Sequence[Value], attrs: dict, avals: Sequence[Aval]) -> list[Value]:
     """Record a transform; its result types come from the program that it names."""
-    return _results(Node(primitive, attrs, tuple(inputs), avals, user_frame(2)))
+    return recorded(Node(primitive, attrs, tuple(inputs), avals, user_frame(2)))
 
 
-def _results(node: Node) -> list[Value]:
+def recorded(node: Node) -> list[Value]:
     """The values of a node, recorded on the tape."""
-    values = [Value(a.shape, a.dtype, node, i) for i, a in enumerate(node.avals)]
+    avals = Results(node.avals)
+    node = node._replace(avals=avals)
+    values = [Value(a.shape, a.dtype, node, i) for i, a in enumerate(avals)]
+    avals.values, avals.computed = [*map(weakref.ref, values)], False
     tape = running.tape
     if tape is not None and values:
         tape.add(values[0], node.primitive, node.inputs, node.attrs)
@@ -399,48 +479,51 @@ def cut(
     """The program that computes `outputs` from `inputs` and from the leaves met on the way, which become further
     parameters.
 
-    `see` maps a node's input to the value it stands for. Iterative, because traces are deep.
+    `see` maps a value that stands for another to that one. Iterative, because traces are deep.
     """
-    given = {id(v) for v in inputs}
-    nodes: list[Node] = []
-    leaves: list[Value] = []
-    seen: set[int] = set()
-    stack: list[Any] = list(reversed(outputs))
+    number = {id(v): i for i, v in enumerate(inputs)}  # slots of parameters
+    parameters = [*inputs]
+    first: dict[int, int] = {}
+    found: list[tuple[Node, list[Value]]] = []
+    total = 0
+    stack: list[Any] = [v if v.alias is None else see(v) for v in reversed(outputs)]
     while stack:
         item = stack.pop()
-        if isinstance(item, Node):
-            nodes.append(item)
+        if item.__class__ is tuple:  # a node whose operands have been looked at
+            node = item[0]
+            found.append(item)
+            first[id(node)] = total
+            total += len(node[3])
             continue
-        value = see(item)
-        node = value.node
-        if id(value) in given:
+        key = id(item)
+        if key in number:
             continue
-        if node is None or is_leaf(value):
-            given.add(id(value))
-            leaves.append(value)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append(node)
-            stack.extend(reversed(node.inputs))
-    parameters = [*inputs, *leaves]
-    number: dict[int, int] = {id(v): i for i, v in enumerate(parameters)}
-    first: dict[int, int] = {}
-    total = len(parameters)
+        node = item.node
+        if node is None or is_leaf(item):
+            number[key] = len(parameters)
+            parameters.append(item)
+        elif id(node) not in first:
+            first[id(node)] = 0  # for now
+            operands = [v if v.alias is None else see(v) for v in node[2]]
+            stack.append((node, operands))
+            if operands:
+                stack += operands[::-1]
+    base = len(parameters)
 
     def slot(value: Value) -> int:
-        value = see(value)
         known = number.get(id(value))
-        return known if known is not None else first[id(value.node)] + value.index
+        return known if known is not None else base + first[id(value.node)] + value.index
 
     instructions = []
-    for node in nodes:
-        first[id(node)] = total
-        results = tuple(range(total, total + len(node.avals)))
-        total += len(node.avals)
-        operands = tuple([slot(v) for v in node.inputs])
-        instructions.append(Instruction(node.primitive, node.attrs, operands, results, node.avals, node.where))
-    avals = [v.aval for v in parameters]
-    return Cut(Program(avals, instructions, [slot(v) for v in outputs], name), parameters, nodes)
+    for node, operands in found:
+        start = base + first[id(node)]
+        primitive, attrs, _, avals, where = node
+        slots = tuple([slot(v) for v in operands])
+        results = (start,) if len(avals) == 1 else tuple(range(start, start + len(avals)))
+        instructions.append(_new_tuple(Instruction, (primitive, attrs, slots, results, avals, where)))
+    types = [_new_tuple(Aval, (v.shape, v.dtype)) for v in parameters]
+    given = [slot(v if v.alias is None else see(v)) for v in outputs]
+    return Cut(Program(types, instructions, given, name), parameters, [node for node, _ in found])
 
 
 def close(inputs: Sequence[Value], outputs: Sequence[Value], since: int, name: str) -> tuple[Program, list[Value]]:

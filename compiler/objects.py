@@ -53,10 +53,11 @@ def recall(digest: str) -> Object | None:
 
 
 def keep(code: Object) -> None:
-    """Keep an object in memory and on disk."""
-    _objects.keep(code.digest, code)
-    if not store.holds(code.digest):
+    """Keep an object in memory and on disk, where a file that this process has neither read nor written may be damaged.
+    """
+    if recall(code.digest) is None or not store.holds(code.digest):
         store.save(code.digest, json.dumps([code.symbols, code.imports]), code.code)
+    _objects.keep(code.digest, code)
 
 
 def clear() -> None:

@@ -16,8 +16,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +38,7 @@ from mlxir.compiler.lower.routines import Routine, define
 from mlxir.compiler.lower.streaming import fits
 from mlxir.compiler.passes import attention
 from mlxir.compiler.passes.fuse import fuse
+from mlxir.compiler.passes.in_place import update_in_place
 from mlxir.compiler.passes.moments import one_pass_moments
 from mlxir.compiler.passes.outline import Fused
 from mlxir.compiler.passes.outline import Launch as FusedLaunch
@@ -52,7 +52,9 @@ from mlxir.compiler.target import cpu, metal
 from mlxir.compiler.target.codegen import compiled
 from mlxir.compiler.target.launcher import launcher
 from mlxir.dialects.mlir import Function, Module, context, ir, run_passes
+from mlxir.dialects.symbolic import holds_symbolic
 from mlxir.runtime import pages
+from mlxir.runtime.jobs import Threads
 from mlxir.runtime.knobs import knobs
 from mlxir.runtime.launch import Object, Schedule, thread_count
 
@@ -117,6 +119,8 @@ def fused(program: Program, observe: Observer, contractions: dict[str, Lowering]
     attention.swap(module)
     one_pass_moments(module)
     split_reductions(module)
+    if contractions is BLOCKED:
+        update_in_place(module)
     module.verify()
     observe("transformed", module.text)
     made = fuse(module, vectors=contractions is BLOCKED)
@@ -168,14 +172,16 @@ def compile_program(program: Program, observe: Observer | None = None) -> tuple[
 def compile_generic(program: Program) -> tuple[Parts, dict[str, Lowered], list[Object]]:
     """The kernels and object code of a program with symbolic sizes, whose last parameter holds the lengths of axes.
 
-    They are kept apart from other kernels, because what lowering decides from sizes belongs to the program.
+    Those that depend on them are kept apart from other kernels, because what lowering decides from sizes belongs to the
+    program.
     """
     observe = observer(program.name)
     made = fused(program, observe, BLOCKED)
     lengths = made.parameters - 1
     launches = []
+    apart = {k.name for k in made.launches if k.kind != "library" and _depends_on_sizes(made.module.find(k.name))}
     for launch in made.launches:
-        if launch.kind in SIZED:
+        if launch.kind in SIZED and launch.name in apart:
             function = made.module.find(launch.name)
             function.add_parameter(made.values[lengths])
             with context:
@@ -184,8 +190,15 @@ def compile_generic(program: Program) -> tuple[Parts, dict[str, Lowered], list[O
         launches.append(launch)
     made = made._replace(launches=launches)
     watched = bool(knobs.dump) or knobs.debug >= 3
-    compiled_kernels, code = _watched_kernels(made, observe) if watched else _kernels(made, kept=False)
+    compiled_kernels, code = _watched_kernels(made, observe) if watched else _kernels(made, apart)
     return parts_of(made), {name: k.named(name) for name, k in compiled_kernels.items()}, [launcher(), *code]
+
+
+def _depends_on_sizes(function: Function) -> bool:
+    """Whether a kernel depends on symbolic sizes."""
+    ops, _ = function.read()
+    shapes = [t.shape for t in [*function.arguments, *[t for op in ops for t in op.results]]]
+    return any(map(holds_symbolic, [*shapes, *[a for op in ops for a in op.attrs.values()]]))
 
 
 def parts_of(fused: Fused) -> Parts:
@@ -195,20 +208,21 @@ def parts_of(fused: Fused) -> Parts:
     return Parts(stages, fused.values, fused.parameters, fused.outputs)
 
 
-def _kernels(fused: Fused, kept: bool = True) -> tuple[dict[str, Kernel], list[Object]]:
+def _kernels(fused: Fused, apart: Collection[str] = ()) -> tuple[dict[str, Kernel], list[Object]]:
     """The compiled kernels by name, and all objects.
 
-    Equal kernels are compiled once, by whichever program needs them first; those that are not `kept`, by this one.
+    Equal kernels are compiled once, by whichever program needs them first; those that are kept `apart`, by this one.
 
     Kernels are compiled in small batches, so that LLVM works on some while the next ones are lowered here.
     """
     launches = {k.name: k for k in fused.launches if k.kind != "library"}
-    keys = {name: kernels.key_of(fused.module.find(name), k.kind) if kept else name for name, k in launches.items()}
+    keys = {name: kernels.key_of(fused.module.find(name), k.kind) for name, k in launches.items()}
     first = {key: name for name, key in reversed(keys.items())}
-    known = {key: kernel for key in first if kept and (kernel := kernels.recall(key)) is not None}
+    alone = {keys[name] for name in apart}
+    known = {key: kernel for key in first if key not in alone and (kernel := kernels.recall(key)) is not None}
     missing = [key for key in dict.fromkeys(keys.values()) if key not in known]
     routines: dict[Routine, Callable[[], Object]] = {}
-    with ThreadPoolExecutor(thread_count()) as threads:
+    with Threads(thread_count()) as threads:
 
         def need(kernel: Lowered) -> None:
             for routine in kernel.routines:
@@ -218,11 +232,11 @@ def _kernels(fused: Fused, kept: bool = True) -> tuple[dict[str, Kernel], list[O
         for kernel in known.values():
             need(kernel.lowered)
         batches = []
-        for at in range(0, len(missing), BATCH):
+        for batch in _batches([key for key in missing if key not in alone], [key for key in missing if key in alone]):
             with context, ir.Location.unknown():
                 module = ir.Module.create()
             loops = {}
-            for key in missing[at : at + BATCH]:
+            for key in batch:
                 loops[key] = kernels.symbols(_lower(fused, launches[first[key]], BLOCKED, module), key)
                 need(loops[key])
             steps = [s for kernel in loops.values() for s in kernel.steps]
@@ -230,28 +244,35 @@ def _kernels(fused: Fused, kept: bool = True) -> tuple[dict[str, Kernel], list[O
             # Who recalls one of these kernels links the object with all of them.
             loops = {key: kernel._replace(routines=tuple(imports)) for key, kernel in loops.items()}
             text, symbols = cpu.llvm_text(module, steps), [r.symbol for r in imports]
-            batches.append((loops, threads.submit(cpu.code_of, text, steps, symbols)))
+            batches.append((loops, threads.submit(functools.partial(cpu.code_of, text, steps, symbols))))
         for loops, code in batches:
             for key, lowered in loops.items():
-                made = Kernel(lowered, code.result()).unnamed(first[key])
-                known[key] = kernels.keep(key, made) if kept else made
+                made = Kernel(lowered, code.wait()).unnamed(first[key])
+                known[key] = made if key in alone else kernels.keep(key, made)
         shared = [made() for made in routines.values()]
     own = {kernel.code.digest: kernel.code for kernel in known.values()}
     return {name: known[key] for name, key in keys.items()}, [*shared, *own.values()]
 
 
-def _routine(routine: Routine, threads: Executor) -> Callable[[], Object]:
+def _batches(*groups: list[str]) -> Iterator[list[str]]:
+    """What is compiled as one module: kernels of one group."""
+    for keys in groups:
+        for at in range(0, len(keys), BATCH):
+            yield keys[at : at + BATCH]
+
+
+def _routine(routine: Routine, threads: Threads) -> Callable[[], Object]:
     """What waits for the object of a routine, which is recalled, or compiled on a thread from now on."""
     found = kernels.recall_routine(routine)
     if found is not None:
         return lambda: found
-    code = threads.submit(compiled, cpu.routine_text(routine), optimised=False)
-    return lambda: kernels.keep_routine(routine, code.result())
+    code = threads.submit(functools.partial(compiled, cpu.routine_text(routine), optimised=False))
+    return lambda: kernels.keep_routine(routine, code.wait())
 
 
 def routine_code(routine: Routine) -> Object:
     """The object of a routine."""
-    with ThreadPoolExecutor(1) as thread:
+    with Threads(1) as thread:
         return _routine(routine, thread)()
 
 

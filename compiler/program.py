@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxir.compiler.reference import compute
+from mlxir.compiler.reference import Written, compute, update
 from mlxir.dialects.mx import Aval, Primitive
 from mlxir.runtime.dtypes import Dtype
 from mlxir.runtime.errors import Where
@@ -67,8 +67,11 @@ class Program:
             self._key = tuple([(a.shape, a.dtype.name) for a in self.parameters]), body, tuple(self.outputs)
         return self._key
 
-    def run_reference(self, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs by the reference evaluator; each intermediate is let go after its last use."""
+    def run_reference(self, arguments: Sequence[np.ndarray], spare: Iterable[int] = ()) -> list[np.ndarray]:
+        """The outputs by the reference evaluator; each intermediate is let go after its last use.
+
+        The `spare` arguments may be written over, and be outputs then; if an operation raises, they are as they were.
+        """
         if self._dead is None:
             last: dict[int, int] = {}
             for n, i in enumerate(self.instructions):
@@ -78,13 +81,32 @@ class Program:
                 if slot not in self.outputs:
                     self._dead[n].append(slot)
         values: dict[int, np.ndarray] = dict(enumerate(arguments))
-        for i, dead in zip(self.instructions, self._dead, strict=True):
-            values.update(
-                zip(i.results, compute(i.record, [values[s] for s in i.operands], i.attrs, i.avals), strict=True)
-            )
-            for slot in dead:
-                del values[slot]
+        own, written = set(spare), Written()
+        try:
+            for i, dead in zip(self.instructions, self._dead, strict=True):
+                operands = [values[s] for s in i.operands]
+                first = i.operands[0] if i.record.updates else -1
+                if first in own and first in dead and self._unseen(operands[0], values, dead):
+                    done = update(i.record, operands, i.attrs, written)
+                else:
+                    done = False
+                values.update(
+                    zip(i.results, operands[:1] if done else compute(i.record, operands, i.attrs, i.avals), strict=True)
+                )
+                if i.record.updates:
+                    own.update(i.results)
+                for slot in dead:
+                    del values[slot]
+        except BaseException:
+            for x, where, old in reversed(written):
+                x[where] = old
+            raise
         return [values[slot] for slot in self.outputs]
+
+    @staticmethod
+    def _unseen(x: np.ndarray, values: dict[int, np.ndarray], dead: list[int]) -> bool:
+        """Whether no value that is still needed is a view of an array."""
+        return not any([np.may_share_memory(x, v) for slot, v in values.items() if slot not in dead])
 
 
 def attr_key(value: Any) -> Any:

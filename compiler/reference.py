@@ -34,6 +34,22 @@ class NumpyBuilder(OpBuilder):
 _builder = NumpyBuilder()
 
 
+Written = list[tuple[np.ndarray, Any, np.ndarray]]
+"""What was written over: arrays, where, and what was there."""
+
+
+def update(record: Primitive, arrays: Sequence[np.ndarray], attrs: dict, written: Written) -> bool:
+    """Let the first array be the result of a primitive that updates it, and note what was there; False if it cannot."""
+    x = arrays[0]
+    if not record.updates or not x.flags.writeable or (record.kind != "structural" and x.dtype in _HALF):
+        return False
+    where, values = record.writes(*arrays, **attrs)
+    written.append((x, where, x[where].copy()))
+    with np.errstate(all="ignore"):
+        record.put(x, where, values, **attrs)
+    return True
+
+
 def compute(
     record: Primitive, arrays: Sequence[np.ndarray], attrs: dict, avals: Sequence[Aval] | None = None
 ) -> list[np.ndarray]:

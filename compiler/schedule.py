@@ -29,7 +29,8 @@ def schedule_of(plan: Plan) -> Schedule:
             segments.append(Segment((made,)))
     parameters = [(a.shape, a.dtype) for a in plan.parameters]
     written = [(a.shape, a.dtype) for a in plan.results]
-    return Schedule(parameters, written, plan.outputs, plan.arena, segments, len(plan.launches))
+    copies = [(parameter, result) for parameter, result in plan.copies]
+    return Schedule(parameters, written, plan.outputs, plan.arena, segments, len(plan.launches), copies)
 
 
 def launch_of(launch: NativeLaunch, grain: int = GRAIN) -> Launch:

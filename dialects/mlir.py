@@ -95,6 +95,7 @@ def _define_dialect() -> None:
 
 _without_classes((*_DIALECTS, "mx"))
 context = ir.Context(load_on_create_dialects=list(_DIALECTS))
+context.enable_multithreading(False)  # modules are small, and a forked child would wait for its threads
 with context, ir.Location.unknown():
     _define_dialect()
 

@@ -248,6 +248,11 @@ def plain(x: Any) -> Any:
     return x.hint if type(x) is SymInt or type(x) is SymFloat else x
 
 
+def holds_symbolic(x: Any) -> bool:
+    """Whether a number is one of a trace, or a tuple holds such a number."""
+    return any(map(holds_symbolic, x)) if type(x) is tuple else is_symbolic(x)
+
+
 def as_index(n: Any) -> Any:
     """`operator.index`, but a symbolic integer stays what it is."""
     return n if type(n) is int or type(n) is SymInt else operator.index(n)

@@ -17,6 +17,7 @@ import numpy as np
 
 from .dtypes import Dtype, from_numpy
 from .knobs import Knobs, knobs
+from .references import references
 
 ALIGNMENT = 64
 SMALL, SHARED = 256, 4096  # bytes: results of a program that share a block, and the largest such block
@@ -215,6 +216,42 @@ class Buffer:
             window: Any = _Window(self.owner, self.address, self.nbytes)
             self._view = np.asarray(window).view(self.dtype.numpy).reshape(self.shape)
         return self._view
+
+
+    def is_unseen(self, owners: int = 1) -> bool:
+        """Whether the memory is this buffer's alone: nothing but it refers to what owns the memory, so many times, and
+        to the view of NumPy's.
+        """
+        view, owner = self._view is not None, self.owner
+        if isinstance(owner, _Foreign):
+            if not view or not owner.root.flags.writeable or references(self.owner) != owners + 1:
+                return False
+            if self._view is owner.root:
+                return references(self._view) == 2
+            return references(self._view) == 1 and references(owner.root) == 2
+        if view and references(self._view) != 1:
+            return False
+        self._view = None  # it refers to the owner, and is made again when asked for
+        return hasattr(owner, "block") and references(self.owner) == owners + 1
+
+
+class Spare(Buffer):
+    """A buffer whose data nobody needs but the program that it is an argument of: a result may take its memory."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def of(buffer: Buffer) -> Spare:
+        """The memory of a buffer."""
+        spare = Spare(buffer.address, buffer.shape, buffer.dtype, buffer.owner)
+        spare._view = buffer._view
+        return spare
+
+    def taken(self) -> Buffer:
+        """The buffer of the result."""
+        buffer = Buffer(self.address, self.shape, self.dtype, self.owner)
+        buffer._view = self._view
+        return buffer
 
 
 Group = tuple[int, list[tuple[int, int, tuple[int, ...], Dtype]]]

@@ -29,12 +29,12 @@ def _choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
 
 def _cache_dir() -> Path | None:
     text = os.environ.get("MLXIR_CACHE_DIR")
-    if text == "":
-        return None
-    if text:
-        return Path(text)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "mlxir"
+    if text is not None:
+        return Path(text).absolute() if text else None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # to be ignored, as the XDG specification has it
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "mlxir" if os.path.isabs(base) else None  # `~` stays where there is no home
 
 
 def _tier() -> str:
@@ -64,6 +64,8 @@ class Knobs:
     """MLXIR_THREADS: threads of a parallel kernel; 0 means one per available core."""
     cache_dir: Path | None = field(default_factory=_cache_dir)
     """MLXIR_CACHE_DIR: folder of the disk cache; set but empty turns the disk cache off."""
+    cache_bytes: int = field(default_factory=lambda: _int("MLXIR_CACHE_BYTES", 1 << 30))
+    """MLXIR_CACHE_BYTES: about what the disk cache may hold; the least recently used entries go; 0 means no bound."""
     cache_entries: int = field(default_factory=lambda: _int("MLXIR_CACHE_ENTRIES", 1024))
     """MLXIR_CACHE_ENTRIES: bound of the least-recently-used cache of executables in memory."""
     pool_bytes: int = field(default_factory=lambda: _int("MLXIR_POOL_BYTES", 1 << 30))

@@ -1,26 +1,20 @@
 """Loading and launching executables: object code plus a schedule, plain data that needs no compiler.
 
-llvmlite links the object code into the process (50 ms to import, at the first executable). Parallel loops fork and join
-through the OpenMP
-runtime found on the machine; without one they run on one thread, which is said once.
+llvmlite links the object code into the process (50 ms to import, at the first executable). The launcher's code brings
+the threads that share parallel loops (compiler/target/pool.py).
 """
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import ctypes
-import ctypes.util
-import glob
 import itertools
 import json
 import os
-import site
 import struct
-import sys
 import threading
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -28,8 +22,9 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from . import dtypes, pages
-from .buffers import Buffer, allocator, pool
+from .buffers import Buffer, Spare, allocator, pool
 from .dtypes import Dtype
+from .forks import guarded, in_child
 from .knobs import knobs
 
 Spec = tuple[tuple[int, ...], Dtype]
@@ -68,7 +63,11 @@ class Segment(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """How an executable is called. `outputs[j]` is the table entry of result j: parameters first, then `results`."""
+    """How an executable is called. `outputs[j]` is the table entry of result j: parameters first, then `results`.
+
+    The first launches copy a parameter to a result each, and nothing reads the parameter after them: `copies` has the
+    entries. Without its copy such a launch list runs in place, for a result that lies where the parameter does.
+    """
 
     parameters: list[Spec]
     results: list[Spec]
@@ -76,6 +75,7 @@ class Schedule(NamedTuple):
     arena: int
     segments: list[Segment]
     kernels: int  # number of kernels, for the cache's statistics
+    copies: list[tuple[int, int]] = []  # noqa: RUF012 (never written to)
 
     def to_json(self) -> str:
         return json.dumps(encode(tuple(self)))
@@ -85,7 +85,7 @@ class Schedule(NamedTuple):
         fields = list(decode(json.loads(text)))
         fields[0], fields[1] = ([(tuple(s), d) for s, d in f] for f in fields[:2])
         fields[4] = [Segment(tuple([Launch(*k) for k in f[0]]), *f[1:]) for f in fields[4]]
-        fields[2] = list(fields[2])
+        fields[2], fields[6] = list(fields[2]), list(fields[6])
         return Schedule(*fields)
 
 
@@ -116,98 +116,27 @@ def decode(value: Any) -> Any:
     return complex(*inner)
 
 
-# -- the OpenMP runtime ----------------------------------------------------------------------------------------------
-_SYMBOLS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-_keep: list[Any] = []  # callbacks and libraries that generated code refers to
-_addresses: dict[str, int] = {}
-
-
-def _candidates() -> list[str]:
-    """OpenMP runtimes by name, then those that scientific wheels bundle."""
-    names = ["libgomp.so.1", "libomp.so.5", "libomp.so", "libiomp5.so", "libomp.dylib"]
-    found = ctypes.util.find_library("gomp") or ctypes.util.find_library("omp")
-    bundled = [
-        path
-        for folder in [*site.getsitepackages(), *sys.path]
-        for pattern in (
-            "*.libs/libgomp*",
-            "*/lib/libgomp*",
-            "*.libs/libomp*",
-            "*/lib/libomp*",
-            "*/lib/libiomp5*",
-            "*/.dylibs/libomp*",
-        )
-        for path in sorted(glob.glob(os.path.join(folder, pattern)))
-    ]
-    return names + ([found] if found else []) + bundled
-
-
-def _sequential() -> None:
-    """Stand-ins for the three functions of the ABI that run the body once, on the calling thread."""
-    body_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    fork = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(
-        lambda fn, data, threads, flags: body_type(fn)(data)
-    )
-    number = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)
-    count = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1)
-    for name, function in zip(_SYMBOLS, (fork, number, count), strict=True):
-        _keep.append(function)
-        _addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
-    warnings.warn("mlxir: no OpenMP runtime (libgomp, libomp) was found; kernels run on one thread", stacklevel=2)
-
-
-SPIN = ("GOMP_SPINCOUNT", "2000")
-"""How often libgomp's idle threads look for work before they sleep: about 0.1 ms, enough to last from kernel to kernel.
-Its own default is a few ms, which the threads of other processes wait for: with three busy processes per core, a step
-of 15 kernels took 5 ms with this bound and 40 to 200 without."""
-
-
-@contextlib.contextmanager
-def _bounded_spinning() -> Iterator[None]:
-    """libgomp reads its environment when it is loaded. What the user has set there holds."""
-    name, count = SPIN
-    ours = os.environ.keys().isdisjoint((name, "OMP_WAIT_POLICY"))
-    if ours:
-        os.environ[name] = count
-    try:
-        yield
-    finally:
-        if ours:
-            del os.environ[name]
-
-
-def _bind_openmp() -> None:
-    for name in _candidates():
-        try:
-            with _bounded_spinning():
-                library = ctypes.CDLL(name)
-            found = {s: ctypes.cast(getattr(library, s), ctypes.c_void_p).value or 0 for s in _SYMBOLS}
-        except (OSError, AttributeError):
-            continue
-        _keep.append(library)
-        _addresses.update(found)
-        return
-    _sequential()
-
-
+if (_llvmlite_lock := getattr(getattr(llvm.ffi.lib, "_lock", None), "_lock", None)) is not None:
+    guarded(_llvmlite_lock)
 _jit: Any = None
-_starting = threading.Lock()
+_starting = guarded(threading.RLock())
 
 
 def linker() -> Any:
-    """LLVM's linker, with the OpenMP runtime loaded, which the launcher needs."""
+    """LLVM's linker."""
     global _jit
     with _starting:
         if _jit is None:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
-            _bind_openmp()
-            target = llvm.Target.from_default_triple()
-            _jit = llvm.create_lljit_compiler(
-                target.create_target_machine(jit=True, codemodel="jitdefault", reloc="pic")
-            )
+            _jit = _new_linker()
             pages.release()
         return _jit
+
+
+def _new_linker() -> Any:
+    target = llvm.Target.from_default_triple()
+    return llvm.create_lljit_compiler(target.create_target_machine(jit=True, codemodel="jitdefault", reloc="pic"))
 
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -218,7 +147,7 @@ def thread_count() -> int:
     return knobs.threads or _CORES
 
 
-LAUNCHER_SYMBOLS = ("mlxir_run", "mlxir_call", "__truncdfhf2", "__truncdfbf2")
+LAUNCHER_SYMBOLS = ("mlxir_run", "mlxir_call", "mlxir_forked", "__truncdfhf2", "__truncdfbf2")
 """What the launcher's object defines: the functions that run a program, and what LLVM's code for kernels may call."""
 
 
@@ -232,12 +161,14 @@ class _Linked:
 
 
 _linked: weakref.WeakValueDictionary[str, _Linked] = weakref.WeakValueDictionary()
-_linking = threading.Lock()
-_libraries = itertools.count()
+_linking = guarded(threading.RLock())
+_libraries = itertools.count(1)
+PER_LINKER = 64  # libraries: of one that is unloaded LLVM keeps 9 KB, until all code of its linker is unloaded
 
 
 def _link(objects: Sequence[Object], imports: dict[str, int]) -> list[_Linked]:
     """The objects in this process; those that are not linked yet become one library."""
+    global _jit
     with _linking:
         found = {o.digest: _linked.get(o.digest) for o in objects}
         new = [o for o in objects if found[o.digest] is None]
@@ -249,15 +180,29 @@ def _link(objects: Sequence[Object], imports: dict[str, int]) -> list[_Linked]:
                     builder.export_symbol(symbol)
             for symbol, address in imports.items():
                 builder.import_symbol(symbol, address)
-            tracker = builder.add_current_process().link(linker(), f"mlxir_{next(_libraries)}")
+            number = next(_libraries)
+            tracker = builder.add_current_process().link(linker(), f"mlxir_{number}")
+            if number % PER_LINKER == 0:
+                _jit = _new_linker()  # the other goes with its last library
             for o in new:
                 found[o.digest] = _linked[o.digest] = _Linked({s: tracker[s] for s in o.symbols}, tracker)
         return [linked for o in objects if (linked := found[o.digest]) is not None]
 
 
 _NO_ARENA: Any = (0, None)
-_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
-_ONE_BLOCK = ctypes.CFUNCTYPE(None)  # called with a `bytes`: ctypes converts what is not declared in half the time
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
+_UNDECLARED = ctypes.CFUNCTYPE(None)  # called with a `bytes`: ctypes converts what is not declared in half the time
+_launchers: list[_Linked] = []  # never unloaded: the threads of their pools run in them
+
+
+def _link_launcher(launcher: Object) -> _Linked:
+    """The launcher in this process."""
+    with _linking:
+        (linked,) = _link([launcher], {})
+        if linked not in _launchers:
+            _launchers.append(linked)
+            in_child(_UNDECLARED(linked.addresses["mlxir_forked"]))
+    return linked
 
 
 class Executable:
@@ -267,22 +212,35 @@ class Executable:
     """
 
     def __init__(self, objects: Sequence[Object], schedule: Schedule, library: Library):
-        self.schedule, self._library, self._outputs = schedule, library, schedule.outputs
+        self._library = library
         self.code_bytes = sum(len(o.code) for o in objects)
-        segments = [s.launches for s in schedule.segments if s.launches]
-        addresses: dict[str, int] = {}
-        if segments:
+        self._addresses = addresses = dict[str, int]()
+        self.launcher = 0  # the launcher's function, for native dispatch
+        if any(s.launches for s in schedule.segments):
             linker()
-            (runtime,) = _link(objects[:1], _addresses)
+            runtime = _link_launcher(objects[0])
             routines = _link([o for o in objects[1:] if not o.imports], runtime.addresses)
             for linked in routines:
                 addresses |= linked.addresses
             kernels = _link([o for o in objects[1:] if o.imports], runtime.addresses | addresses)
             self._code = [runtime, *routines, *kernels]
-            self._call = _PROTOTYPE(runtime.addresses["mlxir_run"])
-            self._call_block = _ONE_BLOCK(runtime.addresses["mlxir_call"])
+            self._call = _RUN(runtime.addresses["mlxir_run"])
+            self._call_block = _UNDECLARED(runtime.addresses["mlxir_call"])
             for linked in self._code:
                 addresses |= linked.addresses
+            self.launcher = runtime.addresses["mlxir_run"]
+        self._follow(schedule)
+
+    def resized(self, schedule: Schedule) -> Executable:
+        """The same code with another schedule of its kernels."""
+        other = copy.copy(self)
+        other._follow(schedule)
+        return other
+
+    def _follow(self, schedule: Schedule) -> None:
+        """Make what `run` needs of a schedule."""
+        self.schedule, self._outputs, addresses = schedule, schedule.outputs, self._addresses
+        segments = [s.launches for s in schedule.segments if s.launches]
         self._words = [_words(launches, addresses) for launches in segments]
         self._only = ctypes.addressof(self._words[0]) if len(segments) == 1 == len(schedule.segments) else 0
         self._pack = struct.Struct(f"{len(schedule.parameters) + len(schedule.results)}Q").pack
@@ -291,9 +249,13 @@ class Executable:
         first = len(schedule.parameters)
         self._in_order = schedule.outputs == list(range(first, first + len(schedule.results)))
         self._arena = pool.size_class(schedule.arena) if schedule.arena else 0
-        # For native dispatch: the launcher's function, what it runs, the size class of its scratch memory.
-        self.launcher = runtime.addresses["mlxir_run"] if segments else 0
-        self.program, self.arena = self._only, self._arena
+        # For native dispatch: what the launcher runs (copies apart), the size class of scratch memory.
+        self.program, self.arena, self.copies = self._only, self._arena, []
+        if schedule.copies and self._only:
+            first = len(schedule.copies)
+            parts = [segments[0][first:], *[(one,) for one in segments[0][:first]]]
+            self._apart = [_words(launches, addresses) for launches in parts]
+            self.program, *self.copies = [ctypes.addressof(words) for words in self._apart]
         self._simple = bool(self._only and self._in_order and not self._arena)
 
     def run(self, arguments: list[Buffer]) -> list[Buffer]:
@@ -301,6 +263,8 @@ class Executable:
         so).
         """
         results = self._results()
+        if self.copies:
+            return self._run_in_place(arguments, results)
         buffers = arguments + results
         if self._simple:
             addresses = [b.address or b.pointer for b in buffers]
@@ -318,6 +282,26 @@ class Executable:
             if self._arena:
                 pool.give(self._arena, arena)
         return results if self._in_order else [buffers[i] for i in self._outputs]
+
+    def _run_in_place(self, arguments: list[Buffer], results: list[Buffer]) -> list[Buffer]:
+        """`run` where results begin as copies of arguments; those of arguments that are `Spare` take their memory."""
+        copies, first = [], len(arguments)
+        for (parameter, result), words in zip(self.schedule.copies, self.copies, strict=True):
+            argument = arguments[parameter]
+            if isinstance(argument, Spare):
+                results[result - first] = argument.taken()
+            else:
+                copies.append(words)
+        buffers = arguments + results
+        addresses = [b.address or b.pointer for b in buffers]
+        arena = pool.take(self._arena) if self._arena else _NO_ARENA
+        try:
+            for words in (*copies, self.program):
+                self._call_block(self._pack_block(words, arena[0], thread_count(), *addresses))
+        finally:
+            if self._arena:
+                pool.give(self._arena, arena)
+        return [buffers[i] for i in self._outputs]
 
     def call(self, table: Any, arena: int, threads: int) -> None:
         """Run all kernels on the addresses in `table`, for a schedule without library steps."""
@@ -339,7 +323,7 @@ class Executable:
 
 def _words(launches: Sequence[Launch], addresses: dict[str, int]) -> Any:
     """A run of kernels as the launcher reads it (compiler/target/cpu.py)."""
-    words = [max(len(k.places) for k in launches)]
+    words = [max([len(k.places) for k in launches], default=0)]
     for k in launches:
         words += [addresses[k.symbol], k.extent, k.align, k.useful, len(k.places), *k.places]
     return (ctypes.c_int64 * (len(words) + 1))(*words, 0)

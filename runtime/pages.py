@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 _IDENTITY = b"\x7fELF\x02\x01"  # 64 bits, little-endian
 _HEADER = struct.Struct("<16x16xQ14xHH6x")  # Elf64_Ehdr: where the program headers lie, the size of one, how many
-_SEGMENT = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr: type, flags, offset, address, physical, in file, in memory, alignment
+_SEGMENT = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr: type, flags, offset, address, physical, in file, memory, alignment
 _LOAD, _WRITABLE = 1, 2  # PT_LOAD, PF_W
 
 

@@ -5,6 +5,9 @@
 A file that is damaged, foreign or of another version counts as absent (a damaged one is removed); nothing in it is
 executed before its checksum holds. Neither `load` nor `save` raises for a cache that cannot be used: a full or
 read-only disk means compiling again.
+
+Keys are digests, so the 256 folders fill alike: each is kept below its share of `knobs.cache_bytes` by who writes to
+it. The entries that were used least recently go first; the time of a file is that of a use, give or take an hour.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from .knobs import knobs
 
 MAGIC = b"mlxir-2\n"
+FOLDERS = 256
+HOUR = 3600  # seconds
 
 
 def _path(key: str) -> Path | None:
@@ -30,9 +36,11 @@ def load(key: str) -> tuple[str, bytes] | None:
     if path is None:
         return None
     try:
-        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
-            return None
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if hasattr(os, "getuid") and status.st_uid != os.getuid():
+                return None
+            data = file.read()
     except OSError:
         return None
     body = data[len(MAGIC) + 32 :]
@@ -41,6 +49,9 @@ def load(key: str) -> tuple[str, bytes] | None:
         with contextlib.suppress(OSError):
             path.unlink()
         return None
+    if abs(time.time() - status.st_mtime) > HOUR:  # (a clock may have been wrong)
+        with contextlib.suppress(OSError):
+            os.utime(path)
     split = 8 + int.from_bytes(body[:8], "little")
     return body[8:split].decode(), body[split:]
 
@@ -48,7 +59,7 @@ def load(key: str) -> tuple[str, bytes] | None:
 def holds(key: str) -> bool:
     """Whether there is a file for an entry, sound or not."""
     path = _path(key)
-    return path is not None and path.exists()
+    return path is not None and os.path.exists(path)  # (where a folder may not be read, Path.exists raises)
 
 
 def save(key: str, text: str, code: bytes) -> None:
@@ -69,8 +80,29 @@ def save(key: str, text: str, code: bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
+        _trim(path)
     except OSError:
         return
+
+
+def _trim(newest: Path) -> None:
+    """Remove what was used least recently from the folder of a new entry, and what a killed process left half-written.
+    """
+    now, bound, used, entries = time.time(), knobs.cache_bytes // FOLDERS, 0, []
+    with os.scandir(newest.parent) as found:
+        for file in found:
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                status = file.stat()
+                if file.name.endswith(".mlxir"):
+                    used += status.st_size
+                    entries.append((status.st_mtime, status.st_size, file.path))
+                elif file.name.startswith(".writing-") and abs(now - status.st_mtime) > HOUR:
+                    os.unlink(file.path)
+    for _, size, path in sorted(entries) if 0 < bound < used else ():
+        if used > bound and path != str(newest):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            used -= size
 
 
 def _files() -> list[Path]:

@@ -57,7 +57,7 @@ class Kernel:
         self.inputs, self.outputs = list(avals), function.result_avals
         with context, ir.Location.unknown():
             loops = ir.Module.create()
-        steps, self.temporaries, routines = lower(function, loops.body, **options)
+        steps, self.temporaries, self.routines = lower(function, loops.body, **options)
         self.steps = [s._replace(symbol=f"{s.name}.thunk") for s in steps]
         loops.operation.verify()
         self.operations = self._count(loops)
@@ -65,9 +65,9 @@ class Kernel:
         launches = [NativeLaunch(s, [Place("table", b) for b in s.buffers]) for s in self.steps]
         code = []
         if self.steps:
-            imports = [r.symbol for r in routines]
+            imports = [r.symbol for r in self.routines]
             kernel = cpu.code_of(cpu.llvm_text(loops, self.steps), self.steps, imports)
-            code = [launcher(), *map(routine_code, routines), kernel]
+            code = [launcher(), *map(routine_code, self.routines), kernel]
         specs = [[(a.shape, a.dtype) for a in self.inputs], [(a.shape, a.dtype) for a in self.outputs]]
         segments = [Segment(tuple([launch_of(k) for k in launches]))] if launches else []
         self.executable = Executable(code, Schedule(*specs, [], 0, segments, 1), None)

@@ -15,6 +15,8 @@ from .form import (
     FEED,
     FRAME,
     HITS,
+    JOINED_AFTER,
+    JOINS,
     LAST_HOLDER,
     LAST_START,
     LATE,
@@ -53,10 +55,17 @@ def matched(plan, frame, arguments, count, names):
         return 0
     if not frame[LATE]:
         return 1
+    counter = plan[JOINS]
+    if counter and counter[0] >= JOINED_AFTER:
+        return 0
     wanted = new_reference(frame[LATE])
     done = by_plan(wanted)
+    if counter and done:
+        counter[0] = 0
     if not done:
         found = py.PyObject_CallOneArg(env.evaluate, wanted)
+        if counter:
+            counter[0] = counter[0] + 1 if found == env.true else 0
         done = 1 if found else -1
         if found:
             py.Py_DecRef(found)

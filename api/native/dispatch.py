@@ -17,6 +17,7 @@ it failed, with Python's exception set.
 
 from __future__ import annotations
 
+from .eager import NODE_INPUTS
 from .form import (
     ARENA,
     ARENA_SIZE,
@@ -28,6 +29,9 @@ from .form import (
     BUFFERS,
     CHECKED,
     CONSTANT,
+    COPIES,
+    COPY,
+    COPY_COUNT,
     COUNT,
     CURSOR,
     DICT,
@@ -35,12 +39,15 @@ from .form import (
     EXTRAS,
     FED,
     FLOAT,
+    GRAPH,
     HOLDS,
     IGNORED,
     INPUTS,
+    KEPT,
     LAST_HOLDER,
     LAST_START,
     LATE,
+    LEAVES,
     LIST,
     LISTS,
     LONG,
@@ -61,12 +68,19 @@ from .form import (
     STATE_ARRAY,
     THREADS,
     TUPLE,
+    TURN,
+    TURN_ENTER,
+    TURN_LEAVE,
+    UPDATED,
+    WALK,
     WRITTEN,
 )
 from .layout import (
     ARRAY_VALUE,
+    ARRAY_WEAK,
     BUFFER_ADDRESS,
     BUFFER_OWNER,
+    BUFFER_VIEW,
     FLOAT_BITS,
     HOLDER_START,
     ITEM_COUNT,
@@ -74,13 +88,29 @@ from .layout import (
     LIST_ITEMS,
     TUPLE_ITEMS,
     TYPE,
+    VALUE_ALIAS,
     VALUE_BUFFER,
     VALUE_DTYPE,
+    VALUE_NODE,
     VALUE_OFFSET,
     VALUE_OWNER,
     VALUE_SHAPE,
+    VALUE_TRACE,
 )
-from .objects import EQUAL, exactly, give, has_data, new_holder, new_reference, same_shape, take, unsigned
+from .objects import (
+    EQUAL,
+    exactly,
+    give,
+    has_data,
+    new_holder,
+    new_reference,
+    replace,
+    same_shape,
+    set_data,
+    take,
+    unsigned,
+)
+from .results import set_output
 from .words import env, invoke, py, stack
 
 
@@ -124,6 +154,9 @@ def match(plan, frame, x):
     if kind == NUMBER:
         frame[CURSOR] += 2
         return x[TYPE] == at[1] and py.PyList_Append(frame[NUMBERS], x) == 0
+    if kind == UPDATED:
+        frame[CURSOR] += 4
+        return x[TYPE] == env.array and match_value(plan, frame, at, x[ARRAY_VALUE]) and keep(plan, frame, at[3], x)
     if kind == RANDOM:
         frame[CURSOR] += 3
         return x[TYPE] == env.random_state
@@ -180,6 +213,12 @@ def match_value(plan, frame, at, value):
     if value[VALUE_BUFFER] == env.none:
         return later(frame, value)
     return has_data(value) and hold(plan, frame, value)
+
+
+def keep(plan, frame, i, x):
+    """Remember the array that copy i is made of."""
+    frame[plan[KEPT] + i] = new_reference(x)
+    return 1
 
 
 def later(frame, value):
@@ -260,9 +299,12 @@ def take_memory(plan, frame):
     holders = frame + 8 * (LISTS + 2 * plan[ARRAYS])
     for i in range(plan[BLOCK_COUNT]):
         block = plan + 8 * (plan[BLOCKS] + BLOCK * i)
-        holders[i] = new_holder(block[0], block[1], block[2])
-        if not holders[i]:
-            return 0
+        if not block[3]:
+            holders[i] = new_holder(block[0], block[1], block[2])
+            if not holders[i]:
+                return 0
+    if plan[COPY_COUNT] and not take_over(plan, frame, holders):
+        return 0
     table = frame + 8 * (plan[OWNED] + plan[ARRAYS] + plan[EXTRAS])
     member, known, start = plan + 8 * plan[MEMBERS], -1, 0
     for i in range(plan[BUFFERS]):
@@ -294,31 +336,171 @@ def threads(plan):
     return count if count else env.cores
 
 
-def launch(plan, frame):
-    """Run the program's kernels."""
-    table, count, block, arena = frame + 8 * plan[OWNED], threads(plan), 0, 0
-    if plan[ARENA]:
-        block = take(plan[ARENA], plan[ARENA_SIZE])
-        if not block:
-            return 0
-        arena = unsigned(block[TUPLE_ITEMS])
+def launch(plan, frame, block):
+    """Take memory for the results and run the program's kernels, whose scratch memory is a block, or 0."""
+    if not take_memory(plan, frame):
+        return 0
+    if not plan[RUN]:
+        return 1
+    hidden = 0
+    for i in range(plan[COPY_COUNT]):
+        hidden += hide(plan, frame, i)
+    wanted = frame[GRAPH] if hidden else 0
+    for i in range(wanted[ITEM_COUNT] if wanted else 0):
+        set_data(wanted[LIST_ITEMS][i], 0, new_reference(plan[TURN]), new_reference(env.zero))
+    table, count, arena = frame + 8 * plan[OWNED], threads(plan), unsigned(block[TUPLE_ITEMS]) if block else 0
     if plan[LONG]:
         state = py.PyEval_SaveThread()
-        invoke(plan[RUN], plan[PROGRAM], table, arena, count)
+        execute(plan, table, arena, count)
         py.PyEval_RestoreThread(state)
     else:
-        invoke(plan[RUN], plan[PROGRAM], table, arena, count)
-    if block:
-        give(plan[ARENA], plan[ARENA_SIZE], unsigned(plan[ARENA_SIZE]), block)
+        execute(plan, table, arena, count)
+    for i in range(plan[COPY_COUNT]):
+        show(plan, frame, i)
+    for i in range(wanted[ITEM_COUNT] if wanted else 0):
+        set_output(plan, frame, wanted[LIST_ITEMS][i], i)
     return 1
+
+
+def execute(plan, table, arena, count):
+    """Run the kernels; a parameter is copied to the result that begins with it, unless it lies there already."""
+    for i in range(plan[COPY_COUNT]):
+        copy = plan + 8 * (plan[COPIES] + COPY * i)
+        if table[copy[0]] != table[copy[1]]:
+            invoke(plan[RUN], copy[3], table, arena, count)
+    invoke(plan[RUN], plan[PROGRAM], table, arena, count)
 
 
 def compute(plan, frame):
     """Run the program on the arrays in the frame: its results lie in the frame's blocks."""
+    block = 0
     feed(plan, frame)
-    if not take_memory(plan, frame):
+    if plan[ARENA]:
+        block = take(plan[ARENA], plan[ARENA_SIZE])
+        if not block:
+            return 0
+    done = launch_in_turn(plan, frame, block) if plan[TURN] and plan[LONG] else launch(plan, frame, block)
+    if block:
+        give(plan[ARENA], plan[ARENA_SIZE], unsigned(plan[ARENA_SIZE]), block)
+    return done
+
+
+# -- writing over arrays ----------------------------------------------------------------------------------------------
+def launch_in_turn(plan, frame, block):
+    """`launch`, while threads that want to read an array that is written over wait."""
+    entered = py.PyObject_CallNoArgs(plan[TURN_ENTER])
+    if not entered:
         return 0
-    return launch(plan, frame) if plan[RUN] else 1
+    py.Py_DecRef(entered)
+    done = launch(plan, frame, block)
+    error = stack(3)
+    py.PyErr_Fetch(error, error + 8, error + 16)
+    py.Py_DecRef(py.PyObject_CallNoArgs(plan[TURN_LEAVE]))
+    py.PyErr_Restore(error[0], error[1], error[2])
+    return done
+
+
+def take_over(plan, frame, holders):
+    """Blocks for the results that begin as copies: those of the arrays, if nobody else sees them, or new ones."""
+    again = 1
+    while again:
+        again = 0
+        for i in range(plan[COPY_COUNT]):
+            copy = plan + 8 * (plan[COPIES] + COPY * i)
+            block = plan + 8 * (plan[BLOCKS] + BLOCK * copy[2])
+            if not holders[copy[2]] and not unseen(plan, frame, copy[0], i):
+                holders[copy[2]] = new_holder(block[0], block[1], block[2])
+                if not holders[copy[2]]:
+                    return 0
+                again = 1  # meanwhile, somebody may have come to see another one
+    for i in range(plan[COPY_COUNT]):
+        copy = plan + 8 * (plan[COPIES] + COPY * i)
+        if not holders[copy[2]]:
+            holders[copy[2]] = new_reference(frame[LISTS + plan[ARRAYS] + copy[0]])
+    return 1
+
+
+def only_node(plan, wanted, n):
+    """Node n of an evaluation, if nothing leads to it but what is wanted; else 0."""
+    value, count = 0, wanted[ITEM_COUNT]
+    if n < count:
+        value = wanted[LIST_ITEMS][n]
+    else:
+        pair = plan + 8 * (plan[WALK] + 2 * (n - count))
+        value = only_input(plan, wanted, pair)
+        if not value or value[0] != 1:
+            return 0
+    node = value[VALUE_NODE]
+    if node[TYPE] != env.node or node[0] != 1 or node[TUPLE_ITEMS + NODE_INPUTS][0] != 1:
+        return 0
+    return node
+
+
+def only_input(plan, wanted, pair):
+    """The value that is an input of a node, if only what is wanted leads to the node; else 0."""
+    node = only_node(plan, wanted, pair[0])
+    return node[TUPLE_ITEMS + NODE_INPUTS][TUPLE_ITEMS + pair[1]] if node else 0
+
+
+def only_value(x):
+    """The value of an array to which only a container and the frame refer; else 0."""
+    return x[ARRAY_VALUE] if x and x[0] == 2 and not x[ARRAY_WEAK] else 0
+
+
+def unseen(plan, frame, number, i):
+    """Whether only the call leads to the data of array `number`, which copy i is made of: nobody refers to the array
+    but its container, to its value but the array (in an evaluation: but the graph), to the data but the value.
+    """
+    value, owner = 0, frame[LISTS + plan[ARRAYS] + number]
+    if frame[GRAPH]:
+        value = only_input(plan, frame[GRAPH], plan + 8 * (plan[LEAVES] + 2 * number))
+    else:
+        value = only_value(frame[plan[KEPT] + i])
+    if not value or value[0] != (2 if plan[HOLDS] else 1) or value[VALUE_NODE] != env.none:
+        return 0
+    if value[VALUE_ALIAS] != env.none or value[VALUE_TRACE] != env.none:
+        return 0
+    buffer, known = value[VALUE_BUFFER], 1
+    if buffer:
+        if buffer[TYPE] != env.buffer or buffer[0] != 1 or buffer[BUFFER_OWNER] != owner:
+            return 0
+        view = buffer[BUFFER_VIEW]
+        if view != env.none:
+            if view[0] != 1:
+                return 0
+            replace(buffer + 8 * BUFFER_VIEW, new_reference(env.none))  # it refers to the owner
+        known = 2 if value[VALUE_OWNER] == owner else 1
+    elif value[VALUE_OWNER] != owner:
+        return 0
+    if owner[0] != known + 1 or owner[TYPE] != env.holder:
+        return 0
+    return owner[HOLDER_START] == frame[plan[OWNED] + number]
+
+
+def hide(plan, frame, i):
+    """Where copy i is not needed, put the array's value into the frame, without its data if other threads may run.
+    Whether they may and would see what is written.
+    """
+    slot, copy = frame + 8 * (plan[KEPT] + i), plan + 8 * (plan[COPIES] + COPY * i)
+    if frame[plan[OWNED] + copy[0]] != frame[plan[OWNED] + copy[1]]:
+        return 0
+    if slot[0]:
+        value = new_reference(slot[0][ARRAY_VALUE])
+        replace(slot, value)
+        if plan[LONG]:
+            set_data(value, 0, new_reference(plan[TURN]), new_reference(env.zero))
+    return plan[LONG]
+
+
+def show(plan, frame, i):
+    """The data are there again; the frame lets go of the array."""
+    held, copy = frame[plan[KEPT] + i], plan + 8 * (plan[COPIES] + COPY * i)
+    if held:
+        frame[plan[KEPT] + i] = 0
+        if plan[LONG] and held[TYPE] == env.value:
+            holder = frame[LISTS + 2 * plan[ARRAYS] + copy[2]]
+            set_data(held, 0, new_reference(holder), new_reference(env.zero))
+        py.Py_DecRef(held)
 
 
 def empty(plan, frame):

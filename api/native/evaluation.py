@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .dispatch import compute, empty, hold
 from .eager import NODE_INPUTS
-from .form import ARRAYS, FRAME, LEAVES, WALK, WALKED
+from .form import ARRAYS, FRAME, GRAPH, LEAVES, WALK, WALKED
 from .layout import (
     ARRAY_VALUE,
     ITEM_COUNT,
@@ -153,6 +153,7 @@ def settle(plan, frame, wanted):
 def replay(plan, tape, wanted):
     """Evaluate by a plan: 1, 0 if it does not serve, -1 with an exception."""
     frame = stack(plan[FRAME])
+    frame[GRAPH] = wanted
     done = arguments(plan, frame, wanted)
     if done:
         done = 1 if compute(plan, frame) else -1

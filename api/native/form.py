@@ -20,6 +20,7 @@ MAKE = 11  # callable, n: what the callable makes of a list of the children
 RANDOM = 12  # the random state among captured outputs; NEW, GIVEN or OUTSIDE follows
 FLOAT = 13  # its bits: a float that is the same, NaN and the sign of zero included
 OBJECT = 14  # its type, what takes it apart, its auxiliary data, n: of a registered class
+UPDATED = 15  # shape, dtype, c: an array of captured state, whose memory the result of copy c may take
 
 # Words of a plan.
 NODES = 0  # where the stream of arguments, values of keywords and captured inputs begins
@@ -34,7 +35,7 @@ ARRAYS = 8  # arrays of a call
 FEED = 9  # what makes buffers of the numbers that are inputs, or 0
 EXTRA = 10  # where the stream of captured parameters begins
 EXTRAS = 11  # their number
-BLOCKS = 12  # where the blocks for results are listed: (free list, size class, the same as a word) each
+BLOCKS = 12  # where blocks for results are listed: (free list, size class, the same as a word, begins as a copy) each
 BLOCK_COUNT = 13
 BUFFERS = 14  # results of the program's kernels
 ENTRIES = 15  # where, for each output of the program, its entry in the table is
@@ -54,19 +55,30 @@ HOLDS = 28  # whether values of the call are among its results
 OUTPUTS_AT = 29  # where outputs of the program are listed: (shape, dtype) each
 POSITIONAL = 30  # arguments
 NAMES = 31  # names of keywords, a tuple, or 0
-HEADER = 32
-BLOCK = 3  # words of a block
+COPIES = 32  # where the launches are listed that copy a parameter to a result: (parameter, result, block, its list)
+COPY_COUNT = 33
+KEPT = 34  # where in the frame the arrays are that copies are made of
+TURN = 35  # what stands for memory that is written over, if arrays of the call may be: a `graph.Turn`; or 0
+TURN_ENTER = 36  # what takes its lock
+TURN_LEAVE = 37  # and what gives it back
+JOINS = 38  # the address of a counter of calls whose arguments were graphs never seen before; 0 if they do not count
+HEADER = 39
+BLOCK = 4  # words of a block
+COPY = 4  # words of a copy
 MEMBER = 3  # words of a result of kernels
+
+JOINED_AFTER = 8  # such calls in a row, from which on they become part of the lazy graph, which Python does
 
 # Words of a frame: two counters, the block that was met last and where it begins, single references; then, by the plan:
 # for each array the owner of its memory and, if the plan says so, its value; the owners of the blocks for results; the
-# values of results. The table of addresses is behind what is owned.
+# values of results; the arrays that may be written over. The table of addresses is behind what is owned.
 CURSOR = 0
 COUNT = 1
 LAST_HOLDER = 2
 LAST_START = 3
-OWNED_FIRST = 4
-NUMBERS = 4
-FED = 5
-LATE = 6  # a list of the values that have no data yet
-LISTS = 7
+GRAPH = 4  # of an evaluation: the list of what is wanted
+OWNED_FIRST = 5
+NUMBERS = 5
+FED = 6
+LATE = 7  # a list of the values that have no data yet
+LISTS = 8

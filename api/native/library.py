@@ -20,6 +20,7 @@ from mlxir.compiler.target.codegen import compiled
 from mlxir.dialects.mx import Aval
 from mlxir.runtime import buffers, launch, store
 from mlxir.runtime.errors import user_frame
+from mlxir.runtime.forks import guarded
 from mlxir.runtime.knobs import knobs
 
 from .. import ndarray
@@ -133,17 +134,22 @@ def _holder_class(deallocator: int) -> type:
     return functions.new_type("mlxir.Holder", size, NOT_FROM_PYTHON, object, members, {TP_DEALLOC: deallocator})
 
 
-_lock = threading.Lock()
+_lock = guarded(threading.RLock())
 _library: list[Library] = []
+_state = {"linking": False}
 
 
-def linked() -> Library:
-    """The functions in this process."""
+def linked() -> Library | None:
+    """The functions in this process; None for a destructor that is called while they are linked."""
     with _lock:
-        if not _library:
-            _library.append(Library())
-            _install(_library[0])
-    return _library[0]
+        if not _library and not _state["linking"]:
+            _state["linking"] = True
+            try:
+                _library.append(Library())
+                _install(_library[0])
+            finally:
+                _state["linking"] = False
+        return _library[0] if _library else None
 
 
 def _install(library: Library) -> None:

@@ -168,7 +168,10 @@ def new_value(shape, dtype):
 def has_data(value):
     """Whether a value has data, which are there."""
     buffer = value[VALUE_BUFFER]
-    return buffer[TYPE] == env.buffer if buffer else value[VALUE_OWNER] != 0
+    if buffer:
+        return buffer[TYPE] == env.buffer
+    owner = value[VALUE_OWNER]
+    return owner and owner[TYPE] == env.holder
 
 
 def set_data(value, buffer, owner, offset):

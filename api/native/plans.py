@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from mlxir.compiler.evaluate import Plan
 from mlxir.compiler.generic import Runner
-from mlxir.compiler.graph import Value
+from mlxir.compiler.graph import Turn, Value
 from mlxir.runtime.buffers import Buffer, groups, pool
 from mlxir.runtime.launch import Executable
-from mlxir.runtime.trees import REGISTERED, children, container_kind, maker
+from mlxir.runtime.trees import REGISTERED, children, container_kind, leaves, maker
 
 from ..entries import Entry
 from ..ndarray import array
@@ -39,7 +39,7 @@ class Call(NamedTuple):
     buffers of the values of those (None if the entry does not serve them). The parameters of `executable`, which is
     None for a program without outputs, are the `given` arrays of the call, then `captured`: buffers, or places among
     what `feed` makes. `places` and `result` are the entry's, `inputs` and `outputs` the captured state or None; `hits`
-    counts calls.
+    counts calls. `late` counts calls on arrays without data, if those may join the lazy graph.
     """
 
     args: tuple
@@ -54,6 +54,7 @@ class Call(NamedTuple):
     inputs: Any
     outputs: Any
     hits: ctypes.c_uint64
+    late: ctypes.c_uint64 | None = None
 
 
 class _Stream:
@@ -61,10 +62,13 @@ class _Stream:
 
     def __init__(self, call: Call):
         self.words = [0] * form.HEADER
-        self.kept: list[Any] = [call.executable, call.hits]
+        self.kept: list[Any] = [call.executable, call.hits, call.late]
         self.numbers = iter(call.numbers)
         self.places = iter(call.places)
         self.given = False  # whether arrays of the call are among its results
+        self.updated: dict[int, int] = {}  # array of the call -> the copy of it that may be spared
+        self.arrays = 0  # of the call, so far
+        self.turns = False  # whether arrays may be written over
 
     def add(self, *words: int) -> None:
         self.words += words
@@ -96,6 +100,7 @@ class _Stream:
         """A tree of arrays and constants."""
         kind = type(x)
         if kind is array:
+            self.arrays += 1
             self.add(form.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
         elif isinstance(x, (dict, list, tuple)):
             self.container(x, self.argument)
@@ -118,8 +123,12 @@ class _Stream:
         """A tree of captured inputs."""
         kind = type(x)
         if kind is array:
-            self.add(form.ARRAY, self.object(x._value.shape), self.object(x._value.dtype))
+            copy = self.updated.get(self.arrays)
+            self.arrays += 1
+            self.add(form.ARRAY if copy is None else form.UPDATED)
+            self.add(self.object(x._value.shape), self.object(x._value.dtype), *(() if copy is None else (copy,)))
         elif kind is RandomState:
+            self.arrays += 1
             self.add(form.STATE_ARRAY, self.object(x.value.shape), self.object(x.value.dtype))
         elif isinstance(x, (dict, list, tuple)):
             self.container(x, self.state)
@@ -196,11 +205,17 @@ class _Stream:
 
     def memory(self, executable: Executable) -> int:
         """The blocks that results lie in, and the results; returns the number of blocks."""
-        blocks = groups(executable.schedule.results)
-        self.begin(form.BLOCKS)
-        for size, _ in blocks:
-            self.add(self.object(pool.free.setdefault(size, [])), self.object(size), size)
+        schedule = executable.schedule
+        blocks, first = groups(schedule.results), len(schedule.parameters)
         places = {place: (i, offset) for i, (_, members) in enumerate(blocks) for place, offset, *_ in members}
+        begun = {places[result - first][0] for _, result in schedule.copies}
+        self.begin(form.BLOCKS)
+        for i, (size, members) in enumerate(blocks):
+            alone = len(members) == 1
+            self.add(self.object(pool.free.setdefault(size, [])), self.object(size), size, int(alone and i in begun))
+        self.begin(form.COPIES)
+        for (parameter, result), words in zip(schedule.copies, executable.copies, strict=True):
+            self.add(parameter, result, places[result - first][0], words)
         self.begin(form.MEMBERS)
         for i in range(len(places)):
             block, offset = places[i]
@@ -218,6 +233,8 @@ def plan_of(call: Call) -> tuple[Any, ...] | None:
 
 def _plan(call: Call) -> tuple[Any, ...]:
     out = _Stream(call)
+    out.updated = _updated(call)
+    out.turns = bool(out.updated)
     out.begin(form.NODES)
     for x in (*call.args, *call.kwargs.values()):
         out.argument(x)
@@ -237,13 +254,45 @@ def _plan(call: Call) -> tuple[Any, ...]:
     return _finished(out, header)
 
 
+def _updated(call: Call) -> dict[int, int]:
+    """Which arrays of captured state a call need not copy if nobody else sees them: their slots get the results that
+    begin as their copies. (Not where results are made by code of the user's, which may raise.)
+    """
+    if call.executable is None or call.outputs is None or call.outputs is not call.inputs or _made(call.result):
+        return {}
+    state = [x for x in leaves(call.inputs) if isinstance(x, (array, RandomState))]
+    places = list(call.places)
+    first, written = call.given - len(state), len(places) - len(state)
+    found = {}
+    for number, (parameter, result) in enumerate(call.executable.schedule.copies):
+        k = parameter - first
+        if 0 <= k < len(state) and type(state[k]) is array and -1 - parameter not in places:
+            place = places[written + k]
+            if isinstance(place, int) and place >= 0 and call.executable.schedule.outputs[place] == result:
+                found[parameter] = number
+    return found
+
+
+def _made(tree: Any) -> bool:
+    """Whether a tree of results holds what is made by a callable."""
+    kind = container_kind(tree)
+    if kind is None:
+        return False
+    return (kind is not dict and kind is not list and type(tree) is not tuple) or any(map(_made, children(tree)))
+
+
 def _finished(out: _Stream, header: dict[int, int]) -> tuple[Any, ...]:
     """The plan: its words as bytes, then what they name."""
     arrays, buffers = header[form.ARRAYS], header[form.BUFFERS]
-    owned = form.LISTS + 2 * arrays + header[form.BLOCK_COUNT] + header[form.OUTPUT_COUNT]
+    kept = form.LISTS + 2 * arrays + header[form.BLOCK_COUNT] + header[form.OUTPUT_COUNT]
+    owned = kept + header[form.COPY_COUNT]
     entries = out.words[out.words[form.ENTRIES] :][: header[form.OUTPUT_COUNT]]
     header[form.HOLDS] = int(out.given or any([entry < arrays for entry in entries]))
-    header |= {form.OWNED: owned, form.FRAME: owned + arrays + header[form.EXTRAS] + buffers}
+    if out.turns:
+        turn = Turn()
+        header[form.TURN] = out.object(turn)
+        header[form.TURN_ENTER], header[form.TURN_LEAVE] = out.object(turn.lock.acquire), out.object(turn.lock.release)
+    header |= {form.KEPT: kept, form.OWNED: owned, form.FRAME: owned + arrays + header[form.EXTRAS] + buffers}
     if header[form.FRAME] > MOST_WORDS or len(out.words) > 4 * MOST_WORDS:
         raise Unlike
     for word, content in header.items():
@@ -253,6 +302,8 @@ def _finished(out: _Stream, header: dict[int, int]) -> tuple[Any, ...]:
 
 def _header(call: Call, out: _Stream) -> dict[int, int]:
     header = {form.ARRAYS: call.given, form.EXTRAS: len(call.captured), form.HITS: ctypes.addressof(call.hits)}
+    if call.late is not None:
+        header[form.JOINS] = ctypes.addressof(call.late)
     header[form.POSITIONAL] = len(call.args)
     if call.kwargs:
         header[form.NAMES] = out.object(tuple(call.kwargs))
@@ -268,7 +319,7 @@ def _header(call: Call, out: _Stream) -> dict[int, int]:
 def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
     """The part of the header that says how the program runs, and the streams of its results."""
     if executable is None:
-        return {form.BUFFERS: 0, form.OUTPUT_COUNT: 0, form.BLOCK_COUNT: 0}
+        return {form.BUFFERS: 0, form.OUTPUT_COUNT: 0, form.BLOCK_COUNT: 0, form.COPY_COUNT: 0}
     schedule = executable.schedule
     if any(not segment.launches for segment in schedule.segments) or len(schedule.segments) > 1:
         raise Unlike  # steps of the host
@@ -285,6 +336,7 @@ def _launches(executable: Executable | None, out: _Stream) -> dict[int, int]:
     alone = all([launch.useful <= 1 for launch in launches])
     header = {
         form.BLOCK_COUNT: blocks, form.BUFFERS: len(schedule.results), form.OUTPUT_COUNT: len(schedule.outputs),
+        form.COPY_COUNT: len(schedule.copies),
         form.THREADS: int(alone), form.LONG: int(not alone or touched > QUIET_BYTES or len(launches) > QUIET_KERNELS),
     }  # fmt: skip
     if launches:
@@ -304,6 +356,7 @@ def evaluation(plan: Plan) -> tuple[Any, ...] | None:
     out = _Stream(Call((), {}, (), None, count, executable, (), (), None, None, None, ctypes.c_uint64()))
     try:
         header = {form.ARRAYS: count, form.EXTRAS: 0, form.WALKED: len(plan.walk)} | _launches(executable, out)
+        out.turns = header[form.COPY_COUNT] > 0
         out.begin(form.WALK)
         out.add(*[number for pair in plan.walk for number in pair])
         out.begin(form.LEAVES)
@@ -321,6 +374,7 @@ def described(
     given: int,
     state: tuple[Any, Any],
     hits: ctypes.c_uint64,
+    late: ctypes.c_uint64,
 ) -> tuple[Any, ...] | None:
     """The plan of an entry for calls like one that it serves, with so many Python numbers and `given` arrays, those
     of captured state among them.
@@ -333,5 +387,5 @@ def described(
         return None
     feed = entry.feeder() if entry.inputs else None
     call = Call(args, kwargs, [i in entry.inputs for i in range(numbers)], feed, given, made, extra, entry.places,
-                entry.result, *state, hits)  # fmt: skip
+                entry.result, *state, hits, late if entry.small and state[1] is None else None)  # fmt: skip
     return plan_of(call)

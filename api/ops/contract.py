@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mlxir.compiler.graph import Value
+from mlxir.compiler.graph import Value, running
 from mlxir.devices import StreamOrDevice, check_stream
 from mlxir.dialects.mx import contract as prim
 from mlxir.dialects.mx import elementwise
+from mlxir.dialects.mx import reduce as reductions
 from mlxir.dialects.mx.record import Shape
 from mlxir.ndarray import array, wrap
-from mlxir.runtime.dtypes import promote
+from mlxir.runtime.dtypes import complex64, float32, float64, promote
 from mlxir.runtime.errors import AxisError
 from mlxir.values import (
     axis_of,
@@ -38,6 +40,7 @@ from .shape import diagonal, text
 __all__ = ["addmm", "einsum", "einsum_path", "gather_mm", "inner", "matmul", "outer", "tensordot", "vecdot"]
 
 _FLAGS = {"ta": False, "tb": False}
+_WIDE = frozenset([float32, float64, complex64])  # what is summed as it is multiplied, without a wider accumulator
 
 
 def _inexact_pair(name: str, a: Value, b: Value) -> tuple[Value, Value]:
@@ -58,6 +61,8 @@ def matmul_value(a: Value, b: Value, name: str = "matmul") -> Value:
         raise failure(ValueError, f"[{name}] Got 0 dimension input. Inputs must have at least one dimension.")
     if a.dtype is not b.dtype or a.dtype not in INEXACT:
         a, b = _inexact_pair(name, a, b)
+    if len(p) == 1 and len(q) == 1 and p == q and a.dtype in _WIDE:
+        return record(reductions.sum_, (binary(elementwise.multiply, a, b),), {"axes": (0,)}, (), a.dtype)
     if len(p) == 1:
         a = reshape(a, (1, *p))
     if len(q) == 1:
@@ -122,7 +127,7 @@ def inner(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
         return wrap(binary(elementwise.multiply, x, y))
     if x.shape[-1] != y.shape[-1]:
         raise failure(ValueError, "[inner] a and b must have the same last dimension.")
-    return tensordot(a, b, ([-1], [-1]))
+    return wrap(matmul_value(x, y)) if len(y.shape) == 1 else tensordot(a, b, ([-1], [-1]))
 
 
 def outer(a: array, b: array, /, *, stream: StreamOrDevice = None) -> array:
@@ -222,31 +227,34 @@ class _Operand:
         self.value, self.letters = value, letters
 
 
-def _parsed(name: str, subscripts: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
+_FREE = [c for c in map(chr, range(0x100, 0x400)) if c.isalpha()]
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(name: str, subscripts: str, ranks: tuple[int, ...]) -> tuple[list[str], str]:
     """Letters of every operand and of the output; an ellipsis becomes letters of its own."""
     for c in subscripts.replace("->", "").replace("...", ""):
         if not (c.isalpha() or c in ", "):
             raise failure(ValueError, f"[{name}] Subscripts must be letters, but got '{c}'.")
     inputs_text, arrow, output = subscripts.replace(" ", "").partition("->")
     inputs = inputs_text.split(",")
-    if len(inputs) != len(shapes):
+    if len(inputs) != len(ranks):
         raise failure(
             ValueError,
-            f"[{name}] Number of operands, {len(shapes)}, does not match number of input subscripts, {len(inputs)}",
+            f"[{name}] Number of operands, {len(ranks)}, does not match number of input subscripts, {len(inputs)}",
         )
-    free = [c for c in map(chr, range(0x100, 0x400)) if c.isalpha()]
     most = max(
-        [len(s) - len(t.replace("...", "")) for s, t in zip(shapes, inputs, strict=True) if "..." in t], default=0
+        [rank - len(t.replace("...", "")) for rank, t in zip(ranks, inputs, strict=True) if "..." in t], default=0
     )
-    dots = "".join(free[:most])
+    dots = "".join(_FREE[:most])
     letters = []
-    for i, (t, s) in enumerate(zip(inputs, shapes, strict=True)):
+    for i, (t, rank) in enumerate(zip(inputs, ranks, strict=True)):
         if "..." in t:
-            extra = len(s) - len(t.replace("...", ""))
+            extra = rank - len(t.replace("...", ""))
             t = t.replace("...", dots[most - extra :] if extra > 0 else "")
-        if len(t) != len(s):
+        if len(t) != rank:
             raise failure(
-                ValueError, f"[{name}] Invalid number of subscripts {len(t)} for input {i} with {len(s)} dimensions."
+                ValueError, f"[{name}] Invalid number of subscripts {len(t)} for input {i} with {rank} dimensions."
             )
         letters.append(t)
     if arrow:
@@ -305,6 +313,12 @@ def _path(letters: Sequence[str], output: str, shapes: Sequence[Shape]) -> list[
     """The order of contractions, two at a time: NumPy's greedy one, in which results go to the end of the list."""
     if len(letters) <= 2:
         return [tuple(range(len(letters)))]
+    return (_greedy if not running.symbolic else _greedy.__wrapped__)(tuple(letters), output, tuple(shapes))
+
+
+@functools.lru_cache(maxsize=1024)
+def _greedy(letters: Sequence[str], output: str, shapes: Sequence[Shape]) -> list[tuple[int, ...]]:
+    """`_path` of more than two operands."""
     # NumPy's parser takes the 52 ASCII letters only.
     alphabet = {
         c: chr(ord("a") + i if i < 26 else ord("A") + i - 26) for i, c in enumerate(dict.fromkeys("".join(letters)))
@@ -318,7 +332,7 @@ def _path(letters: Sequence[str], output: str, shapes: Sequence[Shape]) -> list[
 def _operands(name: str, subscripts: str, operands: Sequence[Any]) -> tuple[list[_Operand], str]:
     """Operands without repeated letters and of equal sizes per letter, and the output's letters."""
     values = [check_array(name, o)._value for o in operands]
-    letters, output = _parsed(name, subscripts, [v.shape for v in values])
+    letters, output = _parsed(name, subscripts, tuple([len(v.shape) for v in values]))
     size: dict[str, int] = {}
     for v, t in zip(values, letters, strict=True):
         for n, c in zip(v.shape, t, strict=True):

@@ -32,6 +32,7 @@ from mlxir.values import (
     broadcast_shape,
     broadcast_to,
     cast,
+    chunk,
     count,
     full,
     record,
@@ -60,9 +61,7 @@ class _Plan(NamedTuple):
     strides: list[int]
     dropped: list[int]  # axes that an int selects (they are dropped), when there is no array
     arrays: list[tuple[int, Value]]  # axis and index array; ints are among them when there is an array
-    layout: list[
-        int | None
-    ]  # per axis of the result, without arrays' own axes: the operand's axis, or None for a new one
+    layout: list[int | None]  # per axis of the result, without those of arrays: the operand's axis, or None: a new one
     position: int  # where in `layout` the axes of the index arrays go
 
     @property
@@ -220,18 +219,22 @@ def getitem(self: array, index: Any) -> array:
     x = self._value
     shape = x.shape
     if type(index) is int and shape:  # the short path of a loop over rows
-        n = shape[0]
-        i = _checked(index, n)
-        rest = shape[1:]
-        rank = len(rest)
+        n, rest = shape[0], shape[1:]
+        i, rank = _checked(index, n), len(rest)
+        if n != 1 and (found := chunk(x, (i,) + (0,) * rank, (1, *rest), rest)) is not None:
+            return wrap(found)
         if n != 1:
             attrs = {"start": (i,) + (0,) * rank, "stop": (i + 1, *rest), "strides": (1,) * (rank + 1)}
             x = record(shapes.slice_, (x,), attrs, (1, *rest), x.dtype)
         return wrap(reshape(x, rest))
     plan = _plan(shape, index)
-    x = static_slice(x, plan.start, plan.stop, plan.strides)
     if not plan.arrays:
-        return wrap(reshape(x, tuple([1 if a is None else x.shape[a] for a in plan.layout])))
+        sliced = plan.sliced
+        final = tuple([1 if a is None else sliced[a] for a in plan.layout])
+        if not _strided(plan) and (found := chunk(x, plan.start, sliced, final)) is not None:
+            return wrap(found)
+        return wrap(reshape(static_slice(x, plan.start, plan.stop, plan.strides), final))
+    x = static_slice(x, plan.start, plan.stop, plan.strides)
     indices = _common_indices(plan.arrays)
     axes = tuple([a for a, _ in plan.arrays])
     batch = indices[0].shape
@@ -245,9 +248,8 @@ def getitem(self: array, index: Any) -> array:
     out = reshape(out, batch + rest)
     order = (*range(rank, rank + lead), *range(rank), *range(rank + lead, rank + len(rest)))
     out = transpose(out, order)
-    final = [1 if a is None else x.shape[a] for a in before]
-    final += [*batch, *[1 if a is None else x.shape[a] for a in plan.layout[plan.position :]]]
-    return wrap(reshape(out, tuple(final)))
+    lengths = [[1 if a is None else x.shape[a] for a in part] for part in (before, plan.layout[plan.position :])]
+    return wrap(reshape(out, (*lengths[0], *batch, *lengths[1])))
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
@@ -535,9 +537,7 @@ def _starts(name: str, start_indices: array, axes: Sequence[int], ndim: int) -> 
     """The axes and one rank-0 start index for each."""
     start = _integral(name, start_indices._value)
     if len(axes) > ndim:
-        raise failure(
-            ValueError, f"[{name}] Invalid number of starting positions for array with dimension {ndim}."
-        )
+        raise failure(ValueError, f"[{name}] Invalid number of starting positions for array with dimension {ndim}.")
     if len(start.shape) > 1 or size_of(start.shape) != len(axes):
         raise failure(
             ValueError,

@@ -2,7 +2,7 @@
 
     along contiguous rows      the extremum of each chunk of a row; then its first element in the best chunk
     along another axis         a block of columns at a time, with the best element and its place for each column
-    a few long rows            pieces of them in parallel; then the best of their winners
+    a few long rows, columns   pieces of them in parallel; then the best of their winners
 
 NaN counts as extreme, and of equal elements the first one wins.
 """
@@ -21,13 +21,16 @@ from mlxir.compiler.lower.scalars import Scalar
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx import RECORDS
 from mlxir.dialects.mx.reduce import ArgReduction
+from mlxir.dialects.symbolic import is_symbolic
 from mlxir.runtime.dtypes import bool_, float32, float64, int64, uint32
 
 SHORT = 32  # elements of a row that are compared one after the other
 CHUNK = 256  # of a row: where the extremum is looked up
 UNROLL = 4  # registers of running extrema
-COLUMNS = 512  # of a block
-ROWS_AT_ONCE = 4
+COLUMNS = 2048  # of a block: rows are read in long runs
+MIN_ITERATIONS = 16  # over blocks of columns, so that threads have something to share: long columns are cut
+LONG_COLUMN = 256
+ROWS_AT_ONCE = 8
 with context:
     _FIRST, _OR = ir.DenseI64ArrayAttr.get([0]), ir.Attribute.parse("#vector.kind<or>")
 
@@ -62,11 +65,16 @@ class _Job:
         # Along the last axis, or (as good as) along one that only has axes of length 1 behind it.
         self.along_row = simple and self.rows.stride == 1 and self.n > SHORT
         self.by_columns = simple and vectors and self.rows.stride > 1 and lanes > 1
-        self.pieces = 1
+        self.pieces, self.size = 1, self.n  # elements of a piece
         if simple and self.rows.count < FEW_ROWS and self.n >= LONG_ROW:
             self.pieces = min(MOST_PIECES, self.n // SMALLEST_PIECE)
+            self.size = -(-self.n // self.pieces)
+        elif self.by_columns and not is_symbolic(self.x.aval.size) and self.n >= LONG_COLUMN:
+            blocks = self.rows.count // lanes * -(-lanes // COLUMNS)
+            most = min(-(-MIN_ITERATIONS // blocks), 2 * self.n // LONG_COLUMN)
+            self.size = -(-self.n // (most * ROWS_AT_ONCE)) * ROWS_AT_ONCE
+            self.pieces = -(-self.n // self.size)
         self.piece = Var("piece", self.pieces)
-        self.size = -(-self.n // self.pieces)  # elements of a piece
         self.start = Index.of(self.piece) * self.size if self.pieces > 1 else Index.of(0)
 
     def value(self, e: OwnEmitter, i: Any) -> Reg:
@@ -199,7 +207,7 @@ class _Job:
         k, (*outer, column) = e.k, self.rows.variables
         width = min(COLUMNS, column.extent)
         block, lane = Var("block", -(-column.extent // width)), Var("lane", width)
-        at_once = next(n for n in (ROWS_AT_ONCE, 2, 1) if self.size % n == 0 and self.n % n == 0)
+        at_once = next(n for n in (ROWS_AT_ONCE, 4, 2, 1) if self.size % n == 0 and self.n % n == 0)
         step = Var("t", self.size // at_once)
         best, kept = e.scratch(width, self.x.dtype)
         where, _ = e.scratch(width, uint32)
@@ -220,7 +228,7 @@ class _Job:
             for n in range(at_once):
                 i = self.start + Index.of(step) * at_once + n
                 new = self.value(e, i)
-                better = self.record.better(k, new, value)
+                better = self._replaces(e, new, value)
                 value, place = k.select(better, new, value), k.select(better, e.number(i, uint32), place)
             e.keep(value, best, kept, at)
             k.store(place, where, at)
@@ -237,6 +245,13 @@ class _Job:
             lanes(count, finish)
 
         return over(e, [*outer, *pieces, block], columns), 2.0 * self.size * width
+
+    def _replaces(self, e: OwnEmitter, new: Reg, best: Reg) -> Reg:
+        """`better` in two comparisons of floats, where only one waits for another: not behind, and `best` is no NaN."""
+        if not new.dtype.is_float:
+            return self.record.better(e.k, new, best)
+        not_behind = {"max": 9, "min": 11}[self.record.extremum]  # unordered or greater, or less
+        return e.k.reg("arith.cmpf", [new, best], bool_, predicate=_predicate(not_behind)) & (best == best)
 
     def choose(self, e: OwnEmitter, winners: int) -> tuple[int, float]:
         """The best of the pieces' winners."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from mlxir.compiler.lower.builder import INDEX, Reg
 from mlxir.compiler.lower.emit import Emitter
 from mlxir.compiler.lower.index import Index, Var
-from mlxir.compiler.lower.rows import levels
-from mlxir.compiler.lower.scalars import Scalar, reachable
+from mlxir.compiler.lower.rows import levels, within
+from mlxir.compiler.lower.scalars import Scalar, children, reachable
 from mlxir.dialects.mlir import ir
 from mlxir.dialects.symbolic import is_symbolic, plain
 from mlxir.runtime.dtypes import Dtype
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 COLUMN_BLOCK = 4096  # columns: accumulators of a block stay in L1, and rows are read in long runs
 COLUMN_BYTES = 1 << 19  # of a block of columns that is read more than once: part of L2
 MIN_ITERATIONS = 8  # of a column kernel, so that threads have something to share
-ROWS_AT_ONCE = 4
+ROWS_AT_ONCE = (8, 4, 2, 1)  # whose sums meet in registers: the first one that fits
+LONGEST = 16  # operations per column that are written out for the first of these
+CHEAP = 3  # operations on what a column has one of: computed again for each row rather than kept
 
 
 class ColumnEmitter:
@@ -45,7 +47,7 @@ class ColumnEmitter:
         self.block = min(max(-(-share // 64) * 64, 64), most, plain(self.lane.extent))
         self.blocks = -(-self.lane.extent // self.block)
         self.full, self.short = form.stores(e)
-
+        self.staged = {id(n) for n in staged}
         self.number = Var("block", self.blocks)
 
     @property
@@ -69,16 +71,51 @@ class ColumnEmitter:
                 # Results that need no sum that is not known yet are stored on the way.
                 ready = [s for s in full if self._needed([s[0]]) <= known]
                 full = [s for s in full if s not in ready]
+                self._keep_shared([*[n.args[0] for n in across], *[s[0] for s in ready]])
                 self._reduce_stage(across, ready)
             known |= {id(n) for n in stage}
         if self.short:
             self._lanes(lambda: self._store(self.short))
         if full:
+            self._keep_shared([s[0] for s in full])
             self._serial(1, lambda _: self._lanes(lambda: self._store(full)))
 
     def _needed(self, nodes: list[Scalar]) -> set[int]:
         """The staged reductions that values are computed from."""
-        return {id(n) for n in reachable(nodes)} & {id(n) for stage in self.stages for n in stage}
+        return {id(n) for n in reachable(nodes)} & self.staged
+
+    def _keep_shared(self, roots: list[Scalar]) -> None:
+        """Compute what all rows of a column share once, into scratch, where that costs more than reading it."""
+        e, rows, found, seen = self.e, frozenset(self.form.inner), list[Scalar](), set[int]()
+
+        def visit(node: Scalar) -> None:
+            if id(node) in seen or id(node) in self.staged or id(node) in e.stored:
+                return
+            seen.add(id(node))
+            if node.free & rows:
+                for a in node.args if node.kind in ("apply", "reduce") else ():  # what a guard keeps may not be safe
+                    visit(a)
+            elif self.lane in node.free and self._cost(node) > CHEAP:
+                found.append(node)
+
+        for root in roots:
+            visit(root)
+        places = [e.scratch(self.block, n.dtype) for n in found]
+
+        def column() -> None:
+            for n, (buffer, kept) in zip(found, places, strict=True):
+                e.keep(e.value(n), buffer, kept, self.local)
+
+        if found:
+            self._lanes(column)
+        for n, (buffer, kept) in zip(found, places, strict=True):
+            e.stored[id(n)] = functools.partial(self._total, buffer, kept, n.dtype)
+
+    def _cost(self, node: Scalar) -> int:
+        """Of computing a value from what is known."""
+        known = self.staged | self.e.stored.keys()
+        parts = [n for n in within([node], known) if id(n) not in known]
+        return sum(n.cost - sum(c.cost for c in children(n)) for n in parts)
 
     def _store(self, stores: list) -> None:
         for root, position, buffer in stores:
@@ -120,14 +157,13 @@ class ColumnEmitter:
         """
         e, last = self.e, self.form.inner[-1]
         accumulators = [e.scratch(self.block, n.dtype) for n in stage]
-        symbolic = is_symbolic(last.extent)
-        unroll = ROWS_AT_ONCE if symbolic else next(u for u in (ROWS_AT_ONCE, 2, 1) if last.extent % u == 0)
+        bodies = [*[n.args[0] for n in stage], *[s[0] for s in ready]]
+        fitting = ROWS_AT_ONCE[sum(map(self._cost, bodies)) > LONGEST :]
+        unroll = fitting[0] if is_symbolic(last.extent) else next(u for u in fitting if last.extent % u == 0)
 
         def clear() -> None:
             for n, (buffer, kept) in zip(stage, accumulators, strict=True):
                 e.keep(e.neutral(n.data[0], n.dtype), buffer, kept, self.local)
-
-        bodies = [*[n.args[0] for n in stage], *[s[0] for s in ready]]
 
         def rows_at_once(rows: list) -> None:
             """Per row, what all columns share is computed before the loop over the columns."""

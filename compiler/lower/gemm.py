@@ -7,15 +7,18 @@ to the rows it has just written to scratch memory:
     scf.parallel (%block)                                        batch x column blocks x row blocks
       scf.for (%panel) over K                                    the sums lie in scratch between panels
         call @mlxir_gemm_block_...                               register tiles of the block
-      scf.for (%row) scf.parallel (%column)                      bias, activation, residual, casts -> results
+        in the last panel: scf.for (%row of tiles)
+          call @mlxir_gemm_block_...                             those of these rows
+          scf.for (%row) scf.parallel (%column)                  bias, activation, residual, casts -> results
 
 An operand is read in place where its layout suits the tile; else a step before packs it (gemm_pack.py), which takes any
 index map. Where a block has all rows of C, it packs what it reads of b itself. A matrix that is computed from much less
 memory (dequantised weights) is packed, too, or, for few rows, multiplied as it is computed (lanes.py).
-gemm_schedule.py decides. Where an extent is no multiple of the tile, the last tile moves back and overlaps the one
-before: every access is a whole vector inside its buffer. There are two kinds of tile: vectors along the columns of C
-(`b` is read as vectors, `a` as scalars), or along K, for few rows by a transposed matrix. Each element of C is the same
-sequence of operations whatever the threads are, and is written once.
+gemm_schedule.py decides. Large arrays that the operations behind read or write are prefetched while the tiles before
+them are multiplied (prefetch.py). Where an extent is no multiple of the tile, the last tile moves back and overlaps
+the one before: every access is a whole vector inside its buffer. There are two kinds of tile: vectors along the columns
+of C (`b` is read as vectors, `a` as scalars), or along K, for few rows by a transposed matrix. Each element of C is the
+same sequence of operations whatever the threads are, and is written once.
 """
 
 from __future__ import annotations
@@ -34,14 +37,17 @@ from mlxir.compiler.lower.gemm_schedule import PANEL, Side, ceil_div, choose, sh
 from mlxir.compiler.lower.index import Index, Var
 from mlxir.compiler.lower.lanes import Computed
 from mlxir.compiler.lower.loops import Lowered, over
+from mlxir.compiler.lower.prefetch import Lines, Stream
 from mlxir.compiler.lower.routines import call
+from mlxir.compiler.lower.scalars import reachable
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.symbolic import is_symbolic, plain
-from mlxir.runtime.dtypes import Dtype
+from mlxir.runtime.dtypes import Dtype, int64
 from mlxir.runtime.errors import CompileError
 
 SMALL = 1 << 11  # multiply-adds up to which tiles do not pay
+FAR = 1 << 22  # bytes that the operations behind a product touch, which are beyond L2 then
 SIZE_CLASSES = (64, 16)  # of rows, columns or steps along K, where they are symbolic: code for at least so many
 
 
@@ -259,64 +265,98 @@ class _Blocked:
                 b = self._local_reader(e, e.times(number, self._block_size()))
             else:
                 b = self._reader(e, self.b, tile.columns, packed.get(self.b))
-            emit = self._one_panel if self.panels == 1 else self._many_panels
-            emit(e, scratch, a, b, row_count)
+            self._block(e, scratch, a, b, row_count)
 
         extent = over(e, [self.product.b, column_block, row_block], block)
         per_element = self.depth + sum(r.node.cost for r in self.product.roots)
         return extent, 1.0 * (rows * tile.rows * columns * tile.columns * per_element)
 
-    def _one_panel(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
-        """K in one go: a row of tiles, then the operations that follow on it."""
-        row = Var("row", self.schedule.block_rows)
-        if self.schedule.local:
-            self._copy(e, b, e.constant_index(0), e.constant_index(self.depth))
+    def _block(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
+        """Panels of K one after the other, sums in scratch; in the last one, the operations that follow come behind
+        each row of tiles.
+        """
+        panel, row, whole = Var("panel", self.panels), Var("row", self.schedule.block_rows), self.panels == 1
+        lines = self._lines(e)
 
-        def rows() -> None:
-            number = e.plus(self.first_row, e.variables[row])
-            rows_of_a = a.lanes(e, None, number, e.constant_index(1))
-            self._multiply(e, scratch, (a, b), rows_of_a, None, e.constant_index(self.depth), e.constant_index(0))
-            self._finish_rows(e, scratch, e.times(number, self.tile.rows), self.tile.rows)
+        def one_panel(number: ir.Value, start: ir.Value | None, count: ir.Value) -> None:
+            if self.schedule.local:
+                self._copy(e, b, e.constant_index(0) if start is None else start, count)
+            columns = b.lanes(e, None if self.schedule.local else start, self.first_column, self.column_count)
 
-        e.repeat(row, row_count, rows)
+            def all_rows() -> None:
+                block = Block(a.lanes(e, start, self.first_row, row_count), columns, self._sums(e, None, number), count)
+                self._multiply(e, (a, b, scratch), block, None)
 
-    def _many_panels(self, e: VectorEmitter, scratch: ir.Value, a: _Reader, b: _Reader, row_count: ir.Value) -> None:
-        """Panels of K one after the other, sums in scratch; then the operations that follow on the whole block."""
-        panel = Var("panel", self.panels)
+            def one_row() -> None:
+                tile, above = e.plus(self.first_row, e.variables[row]), None
+                if not whole:
+                    above = e.times(e.variables[row], self.tile.rows * self.stride)
+                first, sums = e.times(tile, self.tile.rows), self._sums(e, above, number)
+                if lines is not None:
+                    e.variables[self.b.lane] = e.times(self.first_column, self.tile.columns)
+                    lines.fill(e, self.a.lane, first)
+                block = Block(a.lanes(e, start, tile, e.constant_index(1)), columns, sums, count)
+                self._multiply(e, (a, b, scratch), block, lines)
+                self._finish_rows(e, scratch, sums.at, first)
+
+            def row_by_row() -> None:
+                e.repeat(row, row_count, one_row)
+
+            if whole:
+                row_by_row()
+            else:
+                e.when_equal(number, self.panels - 1, row_by_row, all_rows)
 
         def panels() -> None:
             start = e.times(e.variables[panel], self.schedule.panel)
-            count = e.part(self.depth, start, self.schedule.panel)
-            rows_of_a = a.lanes(e, start, self.first_row, row_count)
-            if self.schedule.local:
-                self._copy(e, b, start, count)
-            self._multiply(e, scratch, (a, b), rows_of_a, start, count, e.variables[panel])
+            one_panel(e.variables[panel], start, e.part(self.depth, start, self.schedule.panel))
 
-        e.repeat(panel, panel.extent, panels)
-        rows = self.schedule.block_rows * self.tile.rows
-        self._finish_rows(e, scratch, e.times(self.first_row, self.tile.rows), rows)
+        if whole:
+            one_panel(e.constant_index(0), None, e.constant_index(self.depth))
+        else:
+            e.repeat(panel, panel.extent, panels)
+
+    def _sums(self, e: VectorEmitter, above: ir.Value | None, panel: ir.Value) -> Sums:
+        """The sums behind `above` in scratch, added to what is there but in panel 0."""
+        at = e.constant_index(self.margin) if above is None else e.plus(above, self.margin)
+        stride, edge, overlap = map(e.constant_index, (self.stride, self.column_tiles - 1, self.column_overlap))
+        return Sums(at, stride, panel, edge, overlap)
+
+    def _lines(self, e: VectorEmitter) -> Lines | None:
+        """What the operations that follow read and write, where it is so much that it comes from far."""
+        roots = self.product.roots
+        loads = [n for n in reachable([r.node for r in roots]) if n.kind == "load"]
+        streams = [Stream(n.data[0], n.data[1], n.dtype) for n in loads if n is not self.product.accumulator]
+        streams += [Stream(r.buffer, r.position, r.node.dtype) for r in roots]
+        streams = [s for s in streams if s.along(self.a.lane, self.b.lane)]
+        sizes = self.m, self.n, self.product.b.extent
+        if self.tile.along_k or any(map(is_symbolic, (*sizes, self.depth))):
+            return None
+        if prod(sizes) * sum(s.dtype.size for s in streams) < FAR:
+            return None
+        columns = self.schedule.block_columns
+        lines = Lines(streams, self.tile.rows, columns * self.tile.columns, columns)
+        if lines.each > self.depth - (self.panels - 1) * self.schedule.panel:
+            return None  # listing them would take longer than the product
+        lines.table, _ = e.scratch(lines.count, int64)
+        return lines
 
     def _multiply(
-        self, e: VectorEmitter, scratch: ir.Value, operands: tuple[_Reader, _Reader], rows: Lanes,
-        start: ir.Value | None, count: ir.Value, panel: ir.Value,
-    ) -> None:  # fmt: skip
-        """The tiles of a block: `count` steps along K from `start` on, added to what is there but in panel 0."""
-        (a, b), tile = operands, self.tile
-        columns = b.lanes(e, None if self.schedule.local else start, self.first_column, self.column_count)
-        at, *sizes = map(e.constant_index, (self.margin, self.stride, self.column_tiles - 1, self.column_overlap))
-        sums = Sums(at, sizes[0], panel, *sizes[1:])
+        self, e: VectorEmitter, buffers: tuple[_Reader, _Reader, ir.Value], block: Block, lines: Lines | None
+    ) -> None:
+        (a, b, scratch), tile = buffers, self.tile
         dtypes = a.dtype.name, b.dtype.name, self.dtype.name
         if tile.along_k:
             if not self.b.side.plain:
-                block = Block(rows, columns, sums, e.constant_index(self.depth // self.b.side.computed))
+                block = block._replace(count=e.constant_index(self.depth // self.b.side.computed))
                 gemm_computed_k(e, block, tile, (a.buffer, a.dtype), (scratch, self.dtype), self._columns())
                 return
-            block = Block(rows, columns, sums, e.constant_index(self.depth // tile.lanes))
+            block = block._replace(count=e.constant_index(self.depth // tile.lanes))
             what = gemm_block_k(tile.rows, tile.vectors, tile.lanes, *dtypes, self.depth % tile.lanes)
         else:
-            block = Block(rows, columns, sums, count)
-            what = gemm_block(tile.rows, tile.vectors, tile.lanes, *dtypes, self._edge())
-        call(e, what, [a.buffer, b.buffer, scratch], block.numbers())
+            what = gemm_block(tile.rows, tile.vectors, tile.lanes, *dtypes, self._edge(), int(lines is not None))
+        tables, numbers = ([], []) if lines is None else ([lines.table], lines.numbers(e))
+        call(e, what, [a.buffer, b.buffer, scratch, *tables], [*block.numbers(), *numbers])
 
     def _columns(self) -> tuple[Var, list[Computed]]:
         """The columns of a tile of the matrix that is computed, and the variable that says where they begin."""
@@ -334,8 +374,9 @@ class _Blocked:
         return self.tile.vectors - known // self.tile.lanes
 
     # -- what follows the product -----------------------------------------------------------------------------------
-    def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, first: ir.Value, most: int) -> None:
-        """Up to `most` rows from `first` on, which lie at the start of scratch, through the operations that follow."""
+    def _finish_rows(self, e: VectorEmitter, scratch: ir.Value, begin: ir.Value, first: ir.Value) -> None:
+        """The rows of a tile, from `first` on and from `begin` on in scratch, through the operations that follow."""
+        most = self.tile.rows
         width = self.schedule.block_columns * self.tile.columns
         local, column = Var("local", most), Var("column", width if is_symbolic(self.n) else min(width, self.n))
         nodes = [r.node for r in self.product.roots]
@@ -347,7 +388,7 @@ class _Blocked:
             at = e.variables[local]
             if _present(self.row_overlap):
                 at = e.plus_from(at, self.row_overlap, i, (self.row_tiles - 1) * self.tile.rows)
-            at = e.plus(e.times(at, self.stride), self.margin)
+            at = e.plus(e.times(at, self.stride), begin)
             if self.n > 1:  # a single column is no variable of the product's position
                 e.hoist(nodes, [self.b.lane])
 

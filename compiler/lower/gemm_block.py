@@ -21,10 +21,11 @@ from mlxir.compiler.lower.builder import Reg
 from mlxir.compiler.lower.gemm_schedule import Tile
 from mlxir.compiler.lower.index import Var
 from mlxir.compiler.lower.lanes import Computed
+from mlxir.compiler.lower.prefetch import prefetch
 from mlxir.compiler.lower.routines import Definition, routine
 from mlxir.compiler.lower.vectors import VectorEmitter
 from mlxir.dialects.mlir import ir
-from mlxir.runtime.dtypes import Dtype, from_name
+from mlxir.runtime.dtypes import Dtype, from_name, int64
 
 
 class Lanes(NamedTuple):
@@ -76,8 +77,8 @@ class Block(NamedTuple):
 
 
 NUMBERS = 2 * len(Lanes._fields) + len(Sums._fields) + 1
-Corners = tuple[ir.Value, ir.Value, ir.Value]
-"""Where a tile begins in a, b and c."""
+Corners = tuple[ir.Value, ir.Value, ir.Value, ir.Value]
+"""Where a tile begins in a, b and c, and the number of its column in the block."""
 
 
 def _tiles(
@@ -95,7 +96,7 @@ def _tiles(
 
         def at_a_column() -> None:
             left = e.lesser(e.times(e.variables[column], tile.columns), most)
-            at = a_at, x.b.tile(e, e.variables[column]), e.plus(above, left)
+            at = a_at, x.b.tile(e, e.variables[column]), e.plus(above, left), e.variables[column]
             if edge is None:
                 one(at)
             else:
@@ -108,38 +109,46 @@ def _tiles(
 
 
 @routine
-def gemm_block(rows: int, vectors: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, edge: int) -> Definition:
+def gemm_block(
+    rows: int, vectors: int, lanes: int, a_dtype: str, b_dtype: str, dtype: str, edge: int, ahead: int
+) -> Definition:
     """(a, b, c; a Block). `edge`: vectors that tiles of the last column compute; 0, where it does not move back.
 
-    The others were computed by the column before, and so was a part of the first.
+    The others were computed by the column before, and so was a part of the first. With `ahead` also (lines; each,
+    last): each tile asks for so many of the lines while it multiplies, up to the last (prefetch.py).
     """
     types = from_name(a_dtype), from_name(b_dtype), from_name(dtype)
     tile = Tile(rows, vectors, lanes)
 
     def emit(e: VectorEmitter, numbers: list[ir.Value]) -> None:
-        x = Block.of(numbers)
+        x, lines = Block.of(numbers[:NUMBERS]), numbers[NUMBERS:]
 
         def at_the_edge(at: Corners) -> None:
-            a_at, b_at, corner = at
+            a_at, b_at, corner, number = at
             skip = (vectors - edge) * lanes
-            rest = a_at, e.plus(b_at, skip), e.plus(corner, skip)
-            _tile(e, x, tile._replace(vectors=edge), types, rest, e.plus(x.c.overlap, -skip))
+            rest = a_at, e.plus(b_at, skip), e.plus(corner, skip), number
+            _tile(e, x, tile._replace(vectors=edge), types, rest, e.plus(x.c.overlap, -skip), lines)
 
-        _tiles(e, x, tile, lambda at: _tile(e, x, tile, types, at, None), at_the_edge if edge else None)
+        _tiles(e, x, tile, lambda at: _tile(e, x, tile, types, at, None, lines), at_the_edge if edge else None)
 
-    return Definition(types, NUMBERS, emit)
+    return Definition((*types, int64) if ahead else types, NUMBERS + (2 if ahead else 0), emit)
 
 
 def _tile(
-    e: VectorEmitter, x: Block, tile: Tile, types: tuple[Dtype, Dtype, Dtype], at: Corners, kept: ir.Value | None
-) -> None:
+    e: VectorEmitter, x: Block, tile: Tile, types: tuple[Dtype, Dtype, Dtype], at: Corners, kept: ir.Value | None,
+    lines: list[ir.Value],
+) -> None:  # fmt: skip
     """One tile; the first `kept` columns of C stay as they are."""
-    (a, b, c), (a_dtype, b_dtype, dtype), lanes, vectors = e.buffers, types, tile.lanes, range(tile.vectors)
-    a_at, b_at, corner = at
+    (a, b, c, *table), (a_dtype, b_dtype, dtype), lanes, vectors = e.buffers, types, tile.lanes, range(tile.vectors)
+    a_at, b_at, corner, number = at
     k, zero = Var("k", 1), e.zeros(lanes, dtype)
     row_starts = [e.plus(a_at, e.times(x.a.lane, r)) for r in range(tile.rows)]
 
     def step(sums: list[Reg]) -> list[Reg]:
+        if lines:
+            each, last = lines
+            line = e.plus(e.product(number, each), e.lesser(e.variables[k], e.plus(each, -1)))
+            prefetch(e, table[0], e.lesser(line, last))
         a_step, b_from = e.product(e.variables[k], x.a.depth), e.plus(b_at, e.product(e.variables[k], x.b.depth))
         row_of_b = [e.load_vector(b, b_dtype, e.plus(b_from, v * lanes), lanes, dtype) for v in vectors]
         out = []
@@ -186,7 +195,7 @@ def gemm_block_k(rows: int, columns: int, lanes: int, a_dtype: str, b_dtype: str
 def _tile_along_k(
     e: VectorEmitter, x: Block, tile: Tile, types: tuple[Dtype, Dtype, Dtype], at: Corners, rest: int
 ) -> None:
-    (a, b, c), (a_dtype, b_dtype, dtype), (a_at, b_at, corner), lanes = e.buffers, types, at, tile.lanes
+    (a, b, c), (a_dtype, b_dtype, dtype), (a_at, b_at, corner, _), lanes = e.buffers, types, at, tile.lanes
     k, zero = Var("k", 1), e.zeros(lanes, dtype)
     a_starts = [e.plus(a_at, e.times(x.a.lane, r)) for r in range(tile.rows)]
     b_starts = [e.plus(b_at, e.times(x.b.lane, v)) for v in range(tile.columns)]
@@ -229,7 +238,7 @@ def gemm_computed_k(
     chunk, lanes = columns[0].chunk, columns[0].lanes
 
     def one(at: Corners) -> None:
-        a_at, e.variables[first], corner = at
+        a_at, e.variables[first], corner, _ = at
         starts = [e.plus(a_at, e.times(x.a.lane, r)) for r in range(tile.rows)]
 
         def step(sums: list[Reg]) -> list[Reg]:

@@ -82,15 +82,20 @@ class OwnKernel:
     def value(self, e: OwnEmitter, tensor: Tensor, idx: Sequence[Any]) -> Reg:
         return e.value(self.pull.at(tensor, tuple(Index.of(i) for i in idx)))
 
-    def add(self, suffix: str, writes: Sequence[int], emit: Callable[[OwnEmitter], tuple[int, float]]) -> None:
-        """A step that writes the buffers `writes`; `emit` fills its function: -> (extent, work per iteration)."""
+    def add(
+        self, suffix: str, writes: Sequence[int], emit: Callable[[OwnEmitter], tuple[int, float]], copies: int = -1
+    ) -> None:
+        """A step that writes the buffers `writes`; `emit` fills its function: -> (extent, work per iteration).
+
+        With `copies` all that it does is to copy that buffer (see `Step`).
+        """
         name = self.name + suffix
         _, block = loop_function(self._body, name, self.avals)
         buffers = list(block.arguments)
         e = OwnEmitter(ScalarBuilder(ir.InsertionPoint(block)), buffers, sizes_of(self._function, buffers))
         extent, work = emit(e)
         e.k.op("func.return", [])
-        self._steps.append(Step(name, extent, work, tuple(range(len(self.avals))), tuple(writes)))
+        self._steps.append(Step(name, extent, work, tuple(range(len(self.avals))), tuple(writes), copies=copies))
 
     def finish(self) -> Lowered:
         return Lowered(self._steps, self.avals[self._first_temporary :])

@@ -147,10 +147,10 @@ class ScalarBuilder(KernelBuilder):
         if x.dtype is complex64:
             zero = (x.value[0] == 0.0) & (x.value[1] == 0.0)
             result = self.exp(y * self.log(x))
-            edge = self.select(
-                (y.value[0] == 0.0) & (y.value[1] == 0.0), self.const(1, complex64), self.const(0, complex64)
-            )
-            return self.select(zero, edge, result)
+            none = (y.value[0] == 0.0) & (y.value[1] == 0.0)
+            edge = self.select(y.value[0] > 0.0, self.const(0, float32), self.const(math.nan, float32))
+            result = self.select(zero, self._complex(edge, edge), result)
+            return self.select(none, self.const(1, complex64), result)
         if x.dtype.is_float:
             return self._math("powf", x, y)
         if x.dtype is bool_:

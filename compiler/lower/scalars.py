@@ -14,6 +14,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from mlxir.compiler.lower.index import Condition, Dynamic, Index, Remainder, Var, linear
 from mlxir.compiler.passes.split_reductions import is_short
 from mlxir.compiler.program import attr_key
@@ -116,6 +118,9 @@ class ScalarGraph:
         return node
 
     def constant(self, value: Any, dtype: Dtype) -> Scalar:
+        if dtype.is_float and dtype.size == 2:  # as an array of that dtype holds it
+            with np.errstate(over="ignore"):
+                value = float(np.asarray(value, dtype.numpy))
         return self._node("constant", dtype, data=(value,), key=attr_key(value))
 
     def load(self, buffer: int, position: Index, dtype: Dtype) -> Scalar:

@@ -1,7 +1,14 @@
 """Scatters: a parallel copy of the array, then the updates, so that no two threads write to the same element.
 
+    func.func @mx_scatter_copy(%x, %i, %u, %out) { scf.parallel (%p) { %x[%p] -> %out[%p] } }
+    func.func @mx_scatter(%x, %i, %u, %out)      { scf.parallel (%lane) { %u[%lane] -> %out[%i[0] * 8 + %lane] } }
+
+The copy is a step of its own, which the buffer plan leaves out where the result may take the memory of the array. The
+updates are parallel in one of these ways:
+
     batch axes along which an index is a ramp     their updates go to different places: parallel over them
-    wide slices                                   parallel over blocks of columns, each of which takes all updates
+    wide slices                                   parallel over blocks of columns, each of which takes all updates;
+                                                  a block lies in one contiguous run, if these are long
     many updates of a small array                 parallel over blocks of updates, each into an array of its own; these
                                                   are combined with the array in the end (never for `set`)
 
@@ -21,11 +28,14 @@ from mlxir.compiler.lower.builder import INDEX, Reg
 from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.own import OwnEmitter, OwnKernel
+from mlxir.compiler.lower.scalars import reachable
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx.reduce import _highest, _lowest
+from mlxir.dialects.symbolic import is_symbolic
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, int64, uint32
 
 LANES = 256  # columns of a slice that one iteration owns
+RUN = 16  # elements of a slice that lie side by side: from so many on, a loop goes over no more than these
 BLOCKS = 8  # of updates with arrays of their own
 MANY_UPDATES = 1 << 15
 DENSE = 8  # updates per element of an array that is small enough for copies
@@ -58,7 +68,7 @@ def lower_scatter(function: Function, body: ir.Block, vectors: bool) -> Lowered:
             kernel.add("", [kernel.out], lambda e: job.combine(e, own))
         else:
             atomic = not vectors and (job.mode, job.dtype) in _ATOMIC and len(job.apart) < len(job.picks)
-            kernel.add("_copy", [kernel.out], job.copy)
+            kernel.add("_copy", [kernel.out], job.copy, job.copied())
             kernel.add("", [kernel.out], job.updates_at_once if atomic else job.updates_in_order)
         return kernel.finish()
 
@@ -92,6 +102,26 @@ class _Job:
                 found += [v for v in counted if v not in found]
         return found
 
+    def copied(self) -> int:
+        """The buffer that is all there is to copy; -1 where the array is computed, or where updates depend on it."""
+        buffer = self.kernel.pull.buffers.get(id(self.x), -1)
+        at = tuple(Index.of(v) for v in self.picks)
+        inner = tuple(Index.of(Var(f"c{a}", n)) for a, n in enumerate(self.sizes))
+        roots = [self.kernel.pull.at(array, at) for array in self.indices]
+        roots.append(self.kernel.pull.at(self.updates, at + inner))
+        read = {node.data[0] for node in reachable(roots) if node.kind == "load"}
+        return -1 if buffer in read else buffer
+
+    def _run(self) -> int:
+        """How many elements of a slice lie side by side in the array, if they are worth a loop; else 0."""
+        run, axis = 1, len(self.sizes)
+        if any(is_symbolic(n) for n in (*self.sizes, *self.x.shape)):
+            return 0
+        while axis and (axis == len(self.sizes) or self.sizes[axis] == self.x.shape[axis]):
+            axis -= 1
+            run *= self.sizes[axis]
+        return run if run >= RUN else 0
+
     # -- steps ------------------------------------------------------------------------------------------------------
     def copy(self, e: OwnEmitter) -> tuple[int, float]:
         return self._each_element(e, lambda position: self._old(e, position))
@@ -107,19 +137,22 @@ class _Job:
     def updates_in_order(self, e: OwnEmitter) -> tuple[int, float]:
         rest = [v for v in self.picks if v not in self.apart]
         # Slices that extend along an indexed axis may overlap at different columns: then one iteration owns them all.
-        split = all(self.sizes[a] == 1 for a in self.axes)
-        lanes = (min(LANES, self.columns) if split else self.columns) or 1
-        block, lane = Var("block", -(-self.columns // lanes)), Var("lane", lanes)
+        split = all(self.sizes[a] == 1 for a in self.axes) or not self.picks
+        run = (self._run() if split else 0) or self.columns
+        lanes = (min(LANES, run) if split else run) or 1
+        row = Var("row", 1 if run is self.columns else self.columns // run)
+        block, lane = Var("block", -(-run // lanes)), Var("lane", lanes)
 
         def owned() -> None:
             _nested(e, rest, lambda: self._update(e, lambda base: columns(base)))
 
         def columns(base: ir.Value) -> None:
             first = Index.of(block) * lanes
-            count = e.rest(self.columns, e.index(first), lanes) if self.columns % lanes else e.constant_index(lanes)
-            e.parallel(lane, count, lambda: self._apply(e, e.buffers[self.kernel.out], base, first + lane))
+            count = e.rest(run, e.index(first), lanes) if run % lanes else e.constant_index(lanes)
+            column = Index.of(row) * run + first + lane
+            e.parallel(lane, count, lambda: self._apply(e, e.buffers[self.kernel.out], base, column))
 
-        extent = over(e, [*self.apart, block], owned)
+        extent = over(e, [*self.apart, row, block], owned)
         return extent, 4.0 * lanes * prod(v.extent for v in rest)
 
     def updates_at_once(self, e: OwnEmitter) -> tuple[int, float]:

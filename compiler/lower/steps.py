@@ -12,7 +12,7 @@ class Step(NamedTuple):
     operations.
 
     `buffers` says which of the kernel's buffers are its parameters: the kernel's inputs, then its outputs, then its
-    temporaries.
+    temporaries. A step that only copies is left out where both buffers are the same memory (plan.py).
     """
 
     name: str
@@ -21,6 +21,7 @@ class Step(NamedTuple):
     buffers: tuple[int, ...]
     writes: tuple[int, ...]  # those of `buffers` that it writes
     symbol: str = ""  # of its code, once it has some
+    copies: int = -1  # the buffer that it copies to the one it writes, and that no other step reads; -1 if it does more
 
 
 class Lowered(NamedTuple):

@@ -2,14 +2,16 @@
 
     s = f(sum(x))                            p  = sum(x')                   x' = x in blocks of K elements
     v = sum((x - s)^2)                 ->    m  = p / K                     about the mean of each block
-                                             r  = sum(x' - m)               nothing but rounding errors
+                                             r  = sum(x' - m)
                                              d  = sum((x' - m)^2)
                                              s  = f(sum(p))
                                              v  = sum(d + (m - s) (2 r + K (m - s)))
 
-Each block is read twice, the second time from the cache. The last line is an identity whatever m and s are, and no
-large numbers cancel in it (after Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample
-variances, 1979).
+A block of a row is read twice, the second time from L1. A block of columns would come from L2: there m is the mean of
+SAMPLES of its rows, so that one loop takes all three sums. The last line is an identity whatever m and s are (after
+Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances, 1979), and little
+cancels in it: if m is off the mean of the block, so are the samples, and d is at most K / SAMPLES times the sum of the
+squared deviations from that mean.
 """
 
 from __future__ import annotations
@@ -24,15 +26,19 @@ from mlxir.dialects.symbolic import is_symbolic
 
 BLOCK = 1 << 12  # elements of a block along the last axis: half of L1
 FEWEST = 1 << 8
-ROWS = range(128, 15, -1)  # of a block of columns
+ROWS = range(64, 15, -1)  # of a block of columns
+SAMPLES = 4  # of them; as few as are added without a loop
 
 
 class Blocks(NamedTuple):
-    """`shape` of the array in blocks, whose number is axis `first`; `inside` are the axes within a block."""
+    """`shape` of the array in blocks, whose number is axis `first`; `inside` are the axes within a block, whose mean
+    may be that of `samples` along the first of them.
+    """
 
     shape: tuple[int, ...]
     first: int
     inside: tuple[int, ...]
+    samples: int = 0
 
 
 def one_pass_moments(module: Module) -> None:
@@ -78,7 +84,7 @@ def _deviations(op: Op, producer: dict[int, Op]) -> tuple[Tensor, Tensor] | None
 
 def _blocks(x: Tensor, axes: tuple[int, ...]) -> Blocks | None:
     """How to cut a large array of floats; None where a row stays in the cache anyway, or cannot be cut."""
-    shape, first, last = x.shape, axes[0] if axes else 0, axes[-1] if axes else 0
+    shape, first, last, samples = x.shape, axes[0] if axes else 0, axes[-1] if axes else 0, 0
     if is_symbolic(x.aval.size) or not x.dtype.is_float or x.dtype.size < 4 or x.aval.size < LARGE:
         return None
     if not axes or list(axes) != list(range(first, last + 1)):
@@ -88,12 +94,12 @@ def _blocks(x: Tensor, axes: tuple[int, ...]) -> Blocks | None:
     if first == 0 and last < len(shape) - 1:
         if len(axes) > 1 and results <= FEW_RESULTS and 8 <= shape[0] <= 1024:
             return Blocks(shape, 0, axes[1:])
-        inside = next((n for n in ROWS if count % n == 0), 0)
+        inside, samples = next((n for n in ROWS if count % n == 0), 0), SAMPLES
     else:
         inside = _run(shape[last], count) if results <= FEW_RESULTS else 0
     if not inside or inside == count:
         return None
-    return Blocks((*shape[:first], count // inside, inside, *shape[last + 1 :]), first, (first + 1,))
+    return Blocks((*shape[:first], count // inside, inside, *shape[last + 1 :]), first, (first + 1,), samples)
 
 
 def _run(last: int, count: int) -> int:
@@ -121,6 +127,12 @@ def _about_means(main: Function, op: Op, centre: Tensor, blocks: Blocks, x: Tens
         return m.multiply(a, m.scalar(factor, a.dtype))
 
     mean = times(partial, 1 / size)
+    if blocks.samples:
+        (axis,), rank, step = blocks.inside, len(blocks.shape), size // blocks.samples
+        stop = tuple(step * blocks.samples if a == axis else n for a, n in enumerate(blocks.shape))
+        strides = tuple(step if a == axis else 1 for a in range(rank))
+        samples = m.slice(x, start=(0,) * rank, stop=stop, strides=strides)
+        mean = m.sum(times(samples, 1 / blocks.samples), axes=(axis,))
     difference = m.subtract(x, m.expanded(mean, blocks.inside))
     rest = m.sum(difference, axes=blocks.inside)
     squares = m.sum(m.square(difference), axes=blocks.inside)

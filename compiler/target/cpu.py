@@ -5,9 +5,8 @@
          define void @SYMBOL(i64 %lo, i64 %hi, ptr %buffers)                                 what the launcher calls
 
 Kernels know nothing of each other. The launcher (launcher.py) walks a program's list of launches and runs each over the
-threads through the OpenMP runtime's ABI (`GOMP_parallel`, which libgomp, libomp and libiomp5 export) if its work pays
-for them. Loops are vectorised by LLVM; transcendental functions of float32 are the polynomials of mathlib, inlined
-before that.
+threads of a pool (pool.py) if its work pays for them. Loops are vectorised by LLVM; transcendental functions of float32
+are the polynomials of mathlib, inlined before that.
 """
 
 from __future__ import annotations

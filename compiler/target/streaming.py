@@ -43,7 +43,7 @@ def stream(function: ir.Operation, step: ir.Operation, threshold: int) -> ir.Ope
     blocks = None
     for loop in list(_innermost(step)) or [step]:
         stores = [s for s in _stores(loop) if any(s.operands[1] == a for a in large)]
-        if stores and _extent(loop) >= SHORTEST:
+        if stores and _most(loop.operands[1]) >= SHORTEST:
             own = loop == step
             blocks = _cut(loop, stores, block)
             step = blocks if own else step
@@ -157,6 +157,16 @@ def _extent(loop: ir.Operation) -> int:
     if any(isinstance(o, ir.Block) or o.operation.name != "arith.constant" for o in (low, high)):
         return _UNKNOWN
     return int(ir.IntegerAttr(high.operation.attributes["value"]).value)
+
+
+def _most(n: ir.Value) -> int:
+    """A bound of a number: a constant, or the least of several."""
+    if isinstance(n.owner, ir.Block):
+        return _UNKNOWN
+    made = n.owner.operation
+    if made.name == "arith.constant":
+        return int(ir.IntegerAttr(made.attributes["value"]).value)
+    return min(map(_most, made.operands)) if made.name == "arith.minsi" else _UNKNOWN
 
 
 def _cut(loop: ir.Operation, stores: Sequence[ir.Operation], entry: ir.Block) -> ir.Operation:

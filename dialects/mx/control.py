@@ -83,6 +83,14 @@ class Transform(Primitive):
     kind = "transform"
     operands = ()
 
+    def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
+        return tuple(attrs["callee"].avals)
+
+    def extended(self, operands: tuple, attrs: dict[str, Any], callee: Any, extra: Sequence[Any]) -> tuple[tuple, dict]:
+        """Operands and attributes for a callee that takes `extra` behind its parameters, without derivatives."""
+        at = len(attrs["callee"].parameters)
+        return (*operands[:at], *extra, *operands[at:]), {**attrs, "callee": callee}
+
     def coverage(self) -> dict[str, str]:
         cells = ("shape", "jvp", "vjp", "vmap", "cpu", "metal", "reference")
         return {"kind": self.kind, **dict.fromkeys(cells, f"pass {self.name}")}
@@ -94,17 +102,46 @@ UNMAPPED = -1
 SUMMED = -2
 """In place of an axis of an output: the sum over the examples."""
 
-vjp = Transform("vjp", ("callee", "wrt", "seeded"))
+
+class Vjp(Transform):
+    """Reverse mode."""
+
+    def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
+        return (*attrs["callee"].avals, *[avals[i] for i in attrs["wrt"]])
+
+
+class Jvp(Transform):
+    """Forward mode."""
+
+    def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
+        return (*attrs["callee"].avals, *attrs["callee"].avals)
+
+
+class Vmap(Transform):
+    """A function of one example, for a batch of them."""
+
+    def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
+        def batched(a: Aval, axis: int) -> Aval:
+            return a if axis < 0 else Aval((*a.shape[:axis], attrs["size"], *a.shape[axis:]), a.dtype)
+
+        return tuple([batched(a, axis) for a, axis in zip(attrs["callee"].avals, attrs["out_axes"], strict=True)])
+
+    def extended(self, operands: tuple, attrs: dict[str, Any], callee: Any, extra: Sequence[Any]) -> tuple[tuple, dict]:
+        operands, attrs = super().extended(operands, attrs, callee, extra)
+        return operands, {**attrs, "in_axes": (*attrs["in_axes"], *[UNMAPPED for _ in extra])}
+
+
+vjp = Vjp("vjp", ("callee", "wrt", "seeded"))
 """Operands (*args, *cotangents of the outputs listed in `seeded`), results (*outputs, *gradients of the arguments
 listed in `wrt`).
 
 The other outputs (auxiliary results, stop_gradient) have no cotangent.
 """
 
-jvp = Transform("jvp", ("callee", "wrt"))
+jvp = Jvp("jvp", ("callee", "wrt"))
 """Operands (*args, *tangents of the arguments listed in `wrt`), results (*outputs, *tangents)."""
 
-vmap = Transform("vmap", ("callee", "in_axes", "out_axes", "size"))
+vmap = Vmap("vmap", ("callee", "in_axes", "out_axes", "size"))
 """Operands *args, of which argument i is mapped over axis `in_axes[i]` (-1: not mapped), results likewise by
 `out_axes`.
 """
@@ -183,6 +220,11 @@ class Custom(Call):
 
     Where a rule is missing the callee is transformed. Batching without `fun_vmap` batches the other rules with it.
     """
+
+    def extended(self, operands: tuple, attrs: dict[str, Any], callee: Any, extra: Sequence[Any]) -> tuple[tuple, dict]:
+        operands, attrs = super().extended(operands, attrs, callee, extra)
+        own, *others = attrs["captured"]
+        return operands, {**attrs, "captured": (own + len(extra), *others)}
 
     def _split(self, operands: list, attrs: dict) -> tuple[list, list[list]]:
         """(inputs, what callee and the three rules captured)."""

@@ -257,7 +257,8 @@ erfinv = _unary("erfinv", lambda k, x: k.erfinv(x), _erfinv,
 floor = _unary("floor", lambda k, x: k.floor(x), np.floor, lambda m, g, o, x: m.zeros(g), accepts=_real)
 ceil = _unary("ceil", lambda k, x: k.ceil(x), np.ceil, lambda m, g, o, x: m.zeros(g), accepts=_real)
 trunc = _unary("trunc", lambda k, x: k.trunc(x), np.trunc, lambda m, g, o, x: m.zeros(g), accepts=_real)
-round_ = _unary("round", lambda k, x: k.round_even(x), np.round, lambda m, g, o, x: m.zeros(g), accepts=None)
+# Digits are decided by the number that memory would hold: half precision in a register lies beside it.
+round_ = _unary("round", lambda k, x: k.round_even(k.rounded(x)), np.round, lambda m, g, o, x: m.zeros(g), accepts=None)
 
 # -- comparison and logic --------------------------------------------------------------------------------------------
 # Rounded, because a kernel may hold one side unrounded in a register and the other as memory gave it back.

@@ -206,6 +206,7 @@ class Scatter(Primitive):
     kind = "indexing"
     lowering = "kernel"
     operands = ("x", "*indices", "updates")
+    updates = True
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
         x, *indices, updates = avals
@@ -218,16 +219,22 @@ class Scatter(Primitive):
         return (x,)
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
+        out = arrays[0].copy()
+        self.put(out, *self.writes(*arrays, **attrs), **attrs)
+        return (out,)
+
+    def writes(self, *arrays: np.ndarray, **attrs: Any) -> tuple[Any, np.ndarray]:
         x, *indices, updates = arrays
-        out = x.copy()
         batch = np.broadcast_shapes(*(i.shape for i in indices))
         sizes = updates.shape[len(batch) :]
         if not updates.size or not x.size:
-            return (out,)
+            return np.zeros(x.shape, bool), updates.reshape(-1)[:0]
         grids, valid = _positions(x.shape, attrs["axes"], sizes, indices)
         grids = np.broadcast_arrays(*grids)
         keep = np.broadcast_to(valid.reshape(batch + (1,) * x.ndim), updates.shape)
-        where, values = tuple(g[keep] for g in grids), updates[keep]
+        return tuple(g[keep] for g in grids), updates[keep]
+
+    def put(self, out: np.ndarray, where: Any, values: np.ndarray, **attrs: Any) -> None:
         ufunc = {"add": np.add, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum}.get(
             attrs["mode"]
         )
@@ -235,7 +242,6 @@ class Scatter(Primitive):
             out[where] = values
         else:
             ufunc.at(out, where, values)
-        return (out,)
 
     def _gathered(self, m: OpBuilder, x: Any, indices: list, updates: Any, attrs: dict) -> Any:
         sizes = tuple(updates.shape[len(updates.shape) - len(x.shape) :])

@@ -54,6 +54,9 @@ class UnpackBits(Primitive):
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         (words,), bits = arrays, attrs["bits"]
+        if WORD % bits == 0:  # no value lies in two words
+            fields = (words[..., None] >> np.arange(0, WORD, bits, dtype=np.uint32)) & np.uint32((1 << bits) - 1)
+            return (fields.reshape(*words.shape[:-1], words.shape[-1] * (WORD // bits)),)
         octets = np.ascontiguousarray(words).astype("<u4").view(np.uint8)
         stream = np.unpackbits(octets.reshape(*words.shape[:-1], -1), axis=-1, bitorder="little")
         fields = stream.reshape(*words.shape[:-1], words.shape[-1] * WORD // bits, bits)

@@ -63,9 +63,13 @@ class Primitive:
     lowering: str | None = None
     operands: tuple[str, ...] = ("x",)  # names; one starting with * stands for any number of operands of one type
     outputs: tuple[str, ...] = ("out",)  # names of the results
+    data: str = ""  # the attribute that is the value of every element: an operand would do as well
+    updates: bool = False  # whether the result is a copy of the first operand but for what `writes` says
     direct: tuple[int, ...] = ()  # of a composite's kernel: operands that must lie in memory, the others it may compute
     element: Any  # what single kinds add; `lowering` and `kind` say which
     decompose: Any
+    writes: Any  # of one that updates, on NumPy arrays: (where the copy is written to, with what)
+    put: Any  # writes that into an array
     combine: Any
     init: Any
     better: Any

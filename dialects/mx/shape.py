@@ -139,6 +139,7 @@ class SliceUpdate(Primitive):
     operands = ("x", "update")
     lowering = "element"
     costly = False
+    updates = True
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:
         x, update = avals
@@ -165,8 +166,14 @@ class SliceUpdate(Primitive):
 
     def reference(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         out = arrays[0].copy()
-        out[_np_slices(**attrs)] = arrays[1]
+        self.put(out, *self.writes(*arrays, **attrs), **attrs)
         return (out,)
+
+    def writes(self, *arrays: np.ndarray, **attrs: Any) -> tuple[Any, np.ndarray]:
+        return _np_slices(**attrs), arrays[1]
+
+    def put(self, out: np.ndarray, where: Any, values: np.ndarray, **attrs: Any) -> None:
+        out[where] = values
 
     def jvp(self, m: OpBuilder, primals: list, tangents: list, outs: list, **attrs: Any) -> list:
         if tangents == [None, None]:
@@ -320,6 +327,7 @@ class Source(Primitive):
 class Full(Source):
     """Every element is the attribute `value` (a Python number)."""
 
+    data = "value"
     costly = False
 
     def infer(self, *avals: Aval, **attrs: Any) -> tuple[Aval, ...]:

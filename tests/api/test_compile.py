@@ -5,13 +5,13 @@ import functools
 import gc
 import inspect
 import os
-import subprocess
 import sys
 import threading
 import weakref
 from collections import namedtuple
 
 import numpy as np
+import processes
 import pytest
 from counting import Counter, value
 
@@ -458,5 +458,5 @@ def test_the_environment_variable(setting):
         "mx.enable_compile(); f(mx.array(1.0))"
     )
     environment = {**os.environ, "MLX_DISABLE_COMPILE": setting}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd="/")
+    done = processes.run([sys.executable, "-c", code], env=environment)
     assert done.stdout == "2.0\n" and "ValueError: [eval] not allowed during compile" in done.stderr

@@ -3,10 +3,10 @@
 import gc
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 from counting import Counter, value
 
@@ -154,6 +154,5 @@ def test_the_switch(capsys):
 
 def test_the_environment_variable():
     code = "import mlxir as mx; f = mx.compile(lambda x: x); f(mx.ones(2)); f(mx.ones(3))"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MLXIR_EXPLAIN": "1"}, capture_output=True,
-                          text=True, cwd="/")  # fmt: skip
+    done = processes.run([sys.executable, "-c", code], env={**os.environ, "MLXIR_EXPLAIN": "1"})
     assert done.returncode == 0 and "x: f32[3], was f32[2]" in done.stderr

@@ -2,6 +2,7 @@
 
 import math
 
+import mlx.core as real
 import numpy as np
 import pytest
 from counting import Counter, value
@@ -48,6 +49,20 @@ def test_numbers_stay_weak(dtype):
     assert run(lambda x, k: x * k, [(x, k) for k in range(1, 8)])[0] == 4
     assert run(lambda x, k: x + k, [(x, k / 4) for k in range(1, 8)])[0] == 4
     assert run(lambda x, k: mx.array(k) * x + mx.full((3,), k), [(x, k) for k in range(1, 8)])[0] == 4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_constants_and_digits_are_those_of_mlx(dtype):
+    """A constant is the number that an array would hold; digits are those of the number that memory would hold."""
+
+    def program(m, x):
+        return x * 0.1, m.full((), 0.3, dtype=x.dtype) * x, m.round(x, -1), m.round(x, 2), m.round(x * 0.7)
+
+    values = np.random.default_rng(0).uniform(-600, 600, 200).astype(np.float32)
+    theirs = program(real, real.array(values).astype(getattr(real, dtype)))
+    mine = mx.compile(lambda x: program(mx, x))(mx.array(values).astype(getattr(mx, dtype)))
+    for have, want in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(np.array(have.astype(mx.float32)), np.array(want.astype(real.float32)))
 
 
 def test_an_integer_that_needs_more_bits():

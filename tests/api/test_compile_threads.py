@@ -1,6 +1,7 @@
 """Threads: tracing state is per thread; one compiled function may be called from many. Each test is bounded in time."""
 
 import contextlib
+import os
 import threading
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from counting import Counter, value
 
 import mlxir as mx
+from mlxir import compilation
+from mlxir.compiler import cache, evaluate
+from mlxir.runtime import launch
 
 THREADS = 6
 SECONDS = 60
@@ -186,3 +190,33 @@ def test_hammer(shapeless):
             np.testing.assert_allclose(np.array(y), x * seed + 1, rtol=1e-6)
 
     together(*[lambda seed=seed: work(seed) for seed in range(THREADS)])
+
+
+def test_caches_are_cleared_while_another_thread_makes_functions(monkeypatch):
+    made = [mx.compile(lambda x: x)]
+
+    class Growing(dict):
+        """Another thread takes its turn between two entries."""
+
+        def items(self):
+            for item in super().items():
+                yield item
+                made.append(mx.compile(lambda x: x))
+
+    monkeypatch.setattr(compilation._caches, "data", Growing(compilation._caches.data))
+    g = mx.compile(lambda x: x + 1)
+    g(a([1.0]))
+    mx.clear_compile_cache()
+    assert g.cache_info().entries == 0
+
+
+def test_a_destructor_may_compute_inside_any_lock():
+    """One that a collection runs while this thread is in the compiler's tables."""
+    g = mx.compile(lambda x: mx.sum(x) * 3.0625)
+    for lock in (cache._lock, cache.compiling, evaluate._lock, launch._linking, launch._starting):
+        with lock:
+            watch = threading.Timer(SECONDS, os._exit, (1,))  # what hangs here would hang for ever
+            watch.start()
+            mx.clear_compile_cache()
+            assert value(g(a([1.0, 2.0]))) == 9.1875 and mx.compile_cache_info().entries > 0
+            watch.cancel()

@@ -87,3 +87,18 @@ def test_every_digit_near_poles_and_branch_points(centre):
     else:  # log1p of NumPy rounds to 1 + z: its series
         want = np.where(np.abs(wide) < 1e-3, wide - wide**2 / 2 + wide**3 / 3, np.log(1 + wide))
         assert np.all(np.abs(log1p - want) < 1e-6 * np.abs(want))
+
+
+def test_powers_of_zero_and_to_the_zeroth(monkeypatch):
+    """z^0 is 1, else 0^w is 0 where Re w > 0 and NaN elsewhere, on both tiers; in MLX too, but for 0^0 = NaN."""
+    monkeypatch.setattr(knobs, "tier", "reference")
+    parts = [0.0, -0.0, 1.0, -2.5, 0.3]
+    numbers = np.array([complex(x, y) for x, y in itertools.product(parts, parts)], np.complex64)
+    zero = np.zeros_like(numbers)
+    power = mx.compile(mx.power)
+    for base, exponent in ((zero, numbers), (-zero, numbers), (numbers, zero)):
+        have, eager = (np.array(f(mx.array(base), mx.array(exponent))) for f in (power, mx.power))
+        theirs = np.array(real.power(real.array(base), real.array(exponent)))
+        assert np.all(same(have, eager))
+        both_nan = np.isnan(have) & np.isnan(theirs)  # MLX: with an infinite real part
+        assert np.all(same(have, theirs) | both_nan | ((base == 0) & (exponent == 0)))

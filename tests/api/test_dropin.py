@@ -1,16 +1,16 @@
 """The drop-in and the wheel's Python part under names of ours, in processes of their own."""
 
-import subprocess
 import sys
 import textwrap
 
+import processes
 import pytest
 
 
 def run(code):
     """Run code in a new interpreter. Fails if it raises."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    done = processes.run(command)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -96,7 +96,7 @@ def test_run_gives_a_script_its_arguments_and_exit_code(tmp_path):
     )
     for target in (["script.py"], ["-m", "script"]):
         command = [sys.executable, "-m", "mlxir", "run", *target, "a", "--b", "-m"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        done = processes.run(command, cwd=tmp_path)
         assert done.returncode == 3, done.stderr
         assert done.stdout == f"['a', '--b', '-m'] __main__ mlxir 7 {tmp_path}\n"
 
@@ -104,12 +104,12 @@ def test_run_gives_a_script_its_arguments_and_exit_code(tmp_path):
 @pytest.mark.parametrize("arguments, told", [([], "name a script"), (["none.py"], "no file none.py")])
 def test_run_tells_what_is_wrong(arguments, told, tmp_path):
     command = [sys.executable, "-m", "mlxir", "run", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_error_of_the_script_keeps_its_traceback(tmp_path):
     (tmp_path / "script.py").write_text("import mlx.core as mx\nmx.ones(2) + mx.ones(3)\n")
     command = [sys.executable, "-m", "mlxir", "run", "script.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 1 and "script.py:2" in done.stderr and "ShapeError" in done.stderr

@@ -2,11 +2,11 @@
 
 import io
 import json
-import subprocess
 import sys
 
 import mlx.core as real
 import numpy as np
+import processes
 import pytest
 from counting import Counter, value
 
@@ -322,7 +322,7 @@ def test_a_hostile_file_raises_and_executes_nothing(file):
     """Every place of the JSON part replaced by every hostile value, in a process of its own."""
     exported(file)
     tests = __file__.rpartition("/")[0].rpartition("/")[0]
-    done = subprocess.run([sys.executable, "-c", FUZZ, file, tests, __file__], capture_output=True, text=True, cwd="/")
+    done = processes.run([sys.executable, "-c", FUZZ, file, tests, __file__])
     assert done.returncode == 0, done.stderr[-2000:]
     refused, accepted = map(int, done.stdout.split())
     assert refused > 10 * accepted and refused > 500

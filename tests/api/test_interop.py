@@ -4,11 +4,11 @@ import array as python_array
 import gc
 import hashlib
 import pickle
-import subprocess
 import sys
 
 import mlx.core as real
 import numpy as np
+import processes
 import pytest
 from oracle import assert_agree
 
@@ -143,7 +143,24 @@ def test_pickles_are_read_in_another_process(tmp_path):
     (tmp_path / "tree.pickle").write_bytes(pickle.dumps(tree))
     code = "import pickle, sys; t = pickle.load(open(sys.argv[1], 'rb')); print(t['a'].tolist(), t['b'], t['dtype'])"
     command = [sys.executable, "-c", code, str(tmp_path / "tree.pickle")]
-    told = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True).stdout
+    told = processes.run(command, check=True).stdout
     assert told == (
         "[[1, 2]] [array([1, 1], dtype=bfloat16), array(0+1j, dtype=complex64)] mlx.core.float16\n"
     )  # fmt: skip
+
+
+def test_an_interrupt_while_numpy_asks_for_the_data_is_raised(monkeypatch):
+    """As Ctrl-C during the evaluation; what must not happen is that NumPy takes the request for granted."""
+
+    def interrupted(data):
+        raise KeyboardInterrupt
+
+    x = mx.array([1.0, 2.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(mx.interop, "buffer_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            np.array(x)
+        with pytest.raises((KeyboardInterrupt, SystemError)):
+            memoryview(x)
+    assert np.array(mx.array([3.0])).tolist() == [3.0] and np.array(x).tolist() == [1.0, 2.0]
+    assert x.__array__().tolist() == [1.0, 2.0]

@@ -3,13 +3,14 @@
 import io
 import json
 import pickle
+import re
 import struct
-import subprocess
 import sys
 import zipfile
 
 import mlx.core as real
 import numpy as np
+import processes
 import pytest
 from oracle import assert_same
 
@@ -51,6 +52,32 @@ def test_npy_and_npz_both_ways(tmp_path, dtype, writer, reader):
                 assert set(found) == {"arr_0", "named"}
                 agree(found["arr_0"], x)
                 agree(found["named"], x)
+
+
+VIEWS = {
+    "transposed": lambda x: x.T,
+    "reversed": lambda x: x[::-1],
+    "strided": lambda x: x[:, ::2],
+    "offset": lambda x: x[1:, 1:],
+    "column": lambda x: x[:, 1],
+    "lazy": lambda x: x.swapaxes(0, 1) + x.T,
+}
+
+
+@pytest.mark.parametrize("writer, reader", BOTH, ids=WAYS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_are_written_by_their_values(tmp_path, view, writer, reader):
+    path = f"{tmp_path}/x"
+    with real.stream(real.cpu):
+        for dtype in ("float32", "int8", "float16"):
+            x = VIEWS[view](sample(writer, dtype, (3, 4)))
+            writer.save(path, x)
+            writer.savez(path, x=x)
+            writer.save_safetensors(path, {"x": x})
+            writer.save_gguf(path, {"x": writer.contiguous(x)}, {})  # MLX: row-major arrays alone
+            agree(reader.load(f"{path}.npy"), x)
+            for kind in ("npz", "safetensors", "gguf"):
+                agree(reader.load(f"{path}.{kind}")["x"], x)
 
 
 @pytest.mark.parametrize("writer, reader", BOTH, ids=WAYS)
@@ -205,7 +232,8 @@ ERRORS = {
 def test_errors_are_those_of_mlx(tmp_path, case):
     with real.stream(real.cpu), pytest.raises(Exception) as theirs:
         ERRORS[case](real, tmp_path)
-    with pytest.raises(type(theirs.value)):
+    name = re.match(r"\[\w+\]|", str(theirs.value))[0]
+    with pytest.raises(type(theirs.value), match=f"^{re.escape(name)}"):
         ERRORS[case](mlxir, tmp_path)
 
 
@@ -297,7 +325,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         "import sys, mlxir\nfor f in sys.argv[1:]:\n    try: mlxir.load(f)\n    except RuntimeError: print('refused')"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
-    assert subprocess.run(command, capture_output=True, text=True, cwd="/", check=True).stdout == "refused\nrefused\n"
+    assert processes.run(command, check=True).stdout == "refused\nrefused\n"
 
 
 def good_files():

@@ -7,11 +7,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import threading
 
 import numpy as np
+import processes
 import pytest
 
 import mlxir as mx
@@ -405,7 +405,7 @@ def test_switched_off_python_does_the_same():
     found = []
     for native in ("1", "0"):
         environment = os.environ | {"MLXIR_NATIVE": native}
-        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd="/", env=environment)
+        done = processes.run([sys.executable, "-c", PROGRAM], env=environment)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
     (served, kind, values), (unserved, plain, same) = found

@@ -1,8 +1,11 @@
 """Public functions against real MLX: every function by dtypes and shapes, and tables of expressions for the rest."""
 
+import mlx.core as real
 import numpy as np
 import pytest
 from oracle import assert_agree
+
+import mlxir
 
 DTYPES = ["bool_", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16",
           "float32", "float64", "complex64"]  # fmt: skip
@@ -139,6 +142,19 @@ def test_reduction_axes(name, axis, keepdims):
     if name == "median" and axis == ():
         pytest.skip("an accident of MLX: it raises")
     assert_agree(lambda m: getattr(m, name)(sample(m, "float32", (2, 3, 4)), axis=axis, keepdims=keepdims))
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "any", "softmax", "cumsum", "argmax", "sort", "logsumexp"])
+def test_true_is_axis_1(name):
+    assert_agree(lambda m: getattr(m, name)(sample(m, "float32", (2, 3)), True))
+
+
+@pytest.mark.parametrize("call", [lambda m: m.random.normal((1.5,)), lambda m: m.random.uniform(dtype="float32"),
+                                  lambda m: m.random.gumbel((2,), 1.5)])  # fmt: skip
+def test_sizes_and_dtypes_of_random_numbers_are_checked(call):
+    for m in (real, mlxir):
+        with pytest.raises(TypeError):
+            call(m)
 
 
 @pytest.mark.parametrize("name", ["sum", "prod", "max", "min", "mean", "var", "all", "any", "argmax", "argmin"])

@@ -254,6 +254,32 @@ def test_complex_reductions(name: str) -> None:
     check(traced, data(traced), 1e-5)
 
 
+# What two kernels read is computed in both of them where that reads no more elements than it has itself.
+READ_AGAIN = {
+    "one array": (lambda m, x, y, w: x * 2, False),
+    "one array twice": (lambda m, x, y, w: x * x, False),
+    "a polynomial of one array": (lambda m, x, y, w: x * 0.04 * x, False),
+    "an array and a row": (lambda m, x, y, w: x * w, False),
+    "two arrays": (lambda m, x, y, w: x * y, True),
+    "a multiple of another array": (lambda m, x, y, w: y * 0.04 * x, True),
+    "a costly function of the same array": (lambda m, x, y, w: m.sin(x) * x, True),
+    "a costly function": (lambda m, x, y, w: m.sin(x), True),
+}
+
+
+@pytest.mark.parametrize("case", READ_AGAIN)
+def test_what_two_kernels_read_is_stored_if_reading_its_operands_again_costs_more(case: str) -> None:
+    value, stored = READ_AGAIN[case]
+
+    def sums(m: Any, x: Any, y: Any, w: Any) -> Any:
+        v = value(m, x, y, w)
+        return m.sum(v, axes=(0,)), m.sum(v, axes=(1,))
+
+    made = fused(program(sums, SQUARE, SQUARE, ROW))
+    sizes = sorted([made.values[v].size for launch in made.launches for v in launch.results])
+    assert sizes == [64, 128] + [64 * 128] * stored
+
+
 # -- programs that once failed ----------------------------------------------------------------------------------------
 def max_of_products(m: Any, x: Any, w: Any, v: Any) -> Any:
     """The gradient computes the products again, and has to find the maximum among them."""

@@ -10,6 +10,7 @@ from guarded import Kernel, run
 
 from mlxir.compiler.lower.gemm import host_vector_bytes, lower_matmul, lower_matmul_simple
 from mlxir.compiler.lower.gemm_schedule import Side, ceil_div, choose
+from mlxir.compiler.target import cpu
 from mlxir.dialects.mlir import Module, context, ir
 from mlxir.dialects.mx import RECORDS, Aval
 from mlxir.runtime.dtypes import bfloat16, complex64, float16, float32, float64, uint32
@@ -276,6 +277,29 @@ def test_epilogues(name, shape):
     for got, expected in zip(run(kernel, arrays), reference(exact, wide(row), wide(full)), strict=True):
         limit = scale.sum(2) if expected.shape != exact.shape and expected.size != exact.size else scale.max()
         check(got, expected, limit, k + n * (name in ELSEWHERE), float32)
+
+
+@pytest.mark.parametrize("shape, asked", [
+    ((400, 1000, 120), True), ((531, 700, 1030), True), ((60, 1000, 120), False), ((400, 1000, 20), False),
+], ids=str)  # fmt: skip
+def test_large_epilogues_are_prefetched(shape, asked):
+    """Three matrices of 4 MB in all, if K is long; lines are asked for beyond the last row and column, too, which no
+    guard page minds.
+    """
+    m, n, k = shape
+    shapes = (m, k), (k, n), (m, n), (n,), (n, m)
+    arrays = a, b, full, row, turned = [random(i, s, float32) for i, s in enumerate(shapes)]
+
+    def build(e, a, b, full, row, turned):
+        z = e.matmul(a, b, ta=False, tb=False)
+        return z * full + row, z + e.transpose(turned, axes=(1, 0))
+
+    kernel = Kernel(build, [Aval(x.shape, float32) for x in arrays])
+    blocks = [cpu.routine_text(r) for r in kernel.routines if r.name == "gemm_block"]
+    assert any("@llvm.prefetch" in text for text in blocks) == asked
+    exact, magnitude = product(a, b)
+    for got, expected in zip(run(kernel, arrays), (exact * full + row, exact + turned.T), strict=True):
+        check(got, expected, (1 + magnitude) * (1 + np.abs(full)) + np.abs(row) + np.abs(turned.T), k, float32)
 
 
 def test_epilogue_of_narrow_types():

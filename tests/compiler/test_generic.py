@@ -1,10 +1,10 @@
 """Machine code for all sizes (compiler/generic.py): random programs at random sizes against the reference evaluator."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 
 import mlxir as mx
@@ -122,7 +122,6 @@ def test_types_and_attributes_carry_symbolic_sizes():
 SECOND_PROCESS = """
 import sys
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -141,8 +140,6 @@ def test_a_second_process_finds_the_code(tmp_path):
     """All versions come from the disk, and nothing loads MLIR."""
     environment = {**os.environ, "MLXIR_CACHE_DIR": str(tmp_path)}
     for loads_mlir in ("True", "False"):
-        done = subprocess.run(
-            [sys.executable, "-c", SECOND_PROCESS], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
+        done = processes.run([sys.executable, "-c", SECOND_PROCESS], env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == [loads_mlir]

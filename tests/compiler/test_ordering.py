@@ -190,14 +190,16 @@ def deep(x: Any, w: Any) -> Any:
     return x + mx.tanh(mx.sin(mx.tanh(x @ w) @ w) @ w)
 
 
-@pytest.mark.parametrize(("block", "segment"), [(mlp, 8), (deep, 1)])
-def test_the_arena_of_64_blocks_is_a_quarter(block: Callable, segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("block", "segment", "count"), [(mlp, 6, 48), (deep, 1, 32)])
+def test_the_arena_of_many_blocks_is_a_quarter(
+    block: Callable, segment: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Width 1024, activations of 8 MB: the plan alone, nothing is run."""
     monkeypatch.setattr(knobs, "verify", False)
-    shapes = [mx.zeros((1024, 1024))] * 64, mx.zeros((2048, 1024))
+    shapes = [mx.zeros((1024, 1024))] * count, mx.zeros((2048, 1024))
     plain = lowered(chain(block, segment, lambda f: f), *shapes).plan.arena
     checkpointed = lowered(chain(block, segment, mx.checkpoint), *shapes).plan.arena
-    assert plain >= 64 * 8 * 2**20  # it does keep an activation per block
+    assert plain >= count * 8 * 2**20  # it does keep an activation per block
     assert checkpointed <= plain / 4, (checkpointed / 2**20, plain / 2**20)
 
 

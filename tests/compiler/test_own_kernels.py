@@ -80,6 +80,7 @@ def test_a_long_running_sum_is_as_exact_as_a_serial_one():
 
 ARG_SHAPES = [
     ((3, 31), 1), ((2, 4100), 1), ((2, 70000), 1), ((70000, 3), 0), ((5, 530), 0), ((2, 37, 3), 1), ((40001, 1), 0),
+    ((600, 70), 0), ((2, 1003, 5), 1),
 ]  # fmt: skip
 
 
@@ -142,6 +143,22 @@ def test_rows(mode):
         if -40 <= i < 40:
             expected[i] = expected[i] + row if mode == "add" else row
     np.testing.assert_allclose(scattered(x, [index], updates, (0,), mode), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(6, 1, 40), (6, 1, 300), (6, 1, 5), (1, 9, 40), (3, 9, 40), (2, 1, 20), (6, 2, 40)])
+@pytest.mark.parametrize("start", [0, 2, -1, 7])
+def test_one_slice(sizes, start):
+    """Of one contiguous run, of several, of runs that are not worth a loop; outside it is dropped."""
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((6, 9, max(sizes[2], 40))).astype(np.float32)
+    axis = 0 if sizes[0] < 6 else 1
+    updates, at = rng.standard_normal(sizes).astype(np.float32), start + x.shape[axis] * (start < 0)
+    expected = x.copy()
+    if at + sizes[axis] <= x.shape[axis]:
+        place = [slice(0, n) for n in sizes]
+        place[axis] = slice(at, at + sizes[axis])
+        expected[tuple(place)] = updates
+    assert np.array_equal(scattered(x, [np.array(start, np.int64)], updates, (axis,), "set"), expected)
 
 
 def test_batches_that_go_to_different_rows_run_in_parallel():

@@ -61,6 +61,44 @@ def test_a_variance_reads_a_large_array_once(name: str, offset: float) -> None:
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(axes), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 4), slice(0, None, 16), slice(0, 1)], ids=str)
+def test_a_variance_of_columns_is_as_exact_as_numpys(rows: slice) -> None:
+    """Where some rows lie far from the others: the deviations of a block are those from the mean of four rows."""
+    shape = (4096, 300)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x[rows] += 1e4
+    x += np.float32(100)
+    exact = x.astype(np.float64).var(0)
+    (found, _), numpys = run(program(variance((0,), shape), shape), x), x.var(0)
+    assert np.abs(found / exact - 1).max() <= np.abs(numpys / exact - 1).max()
+
+
+def loops_around(name: str, module: ir.Module) -> set[str]:
+    """The serial and parallel loops that operations of a name stand in, below the loop over a kernel's iterations."""
+    found: set[str] = set()
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == name:
+            around = operation.parent
+            while around.parent.name != "func.func":
+                found.add(around.name)
+                around = around.parent
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
+def test_what_the_rows_of_a_column_share_is_computed_once() -> None:
+    def normalised(m: OpBuilder, x: Any) -> Any:
+        power = m.multiply(m.sum(m.square(x), axes=(0,)), m.scalar(1 / x.shape[0], x.dtype))
+        return m.divide(x, m.expanded(m.sqrt(m.add(m.exp(power), power)), (0,)))
+
+    traced = program(normalised, (72, 80))
+    assert loops_around("math.sqrt", pipeline.lowered(traced, lambda stage, text: None).module) == {"scf.parallel"}
+    check(traced, [np.random.default_rng(0).standard_normal((72, 80)).astype(np.float32)], 1e-5)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_variance_keeps_what_is_not_finite(value: float) -> None:
     x = np.ones((1024, 1100), np.float32)

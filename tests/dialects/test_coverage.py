@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 
 import laws
 import numpy as np
+import processes
 import pytest
 
 from mlxir.compiler.build import build
@@ -51,7 +51,7 @@ def test_every_record_has_every_column() -> None:
 
 
 def test_the_table_has_one_line_per_primitive() -> None:
-    done = subprocess.run([sys.executable, "-m", "mlxir.dialects.mx"], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-m", "mlxir.dialects.mx"], check=True)
     header, *lines = done.stdout.splitlines()
     assert header.split() == ["primitive", *COLUMNS]
     assert [line.split()[0] for line in lines] == sorted(RECORDS)

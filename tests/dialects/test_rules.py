@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Sequence
+from math import prod
 
 import laws
 import numpy as np
@@ -306,9 +307,8 @@ MOST_AXES = 8  # combinations of axes per row; where there are more, each axis o
 
 def _axis_combinations(ranks: list[int]) -> list[tuple[int, ...]]:
     """Choices of one axis in 0..rank for each rank: all of them if they are few, else one that cycles through each."""
-    every = list(itertools.product(*[range(rank + 1) for rank in ranks]))
-    if len(every) <= MOST_AXES:
-        return every
+    if prod(rank + 1 for rank in ranks) <= MOST_AXES:
+        return list(itertools.product(*[range(rank + 1) for rank in ranks]))
     return [tuple((k + i) % (rank + 1) for i, rank in enumerate(ranks)) for k in range(max(ranks) + 1)]
 
 

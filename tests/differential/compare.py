@@ -30,8 +30,9 @@ def outcome(text: str, library: Any, arrays: dict[tuple, Any] | None = None, eva
             made[spec] = make(library, *spec)
         return library.array(made[spec])  # a case may update it in place
 
+    code = compile(text, "case", "eval")  # no outcome: a case that is no expression would agree with any other
     try:
-        result = eval(compile(text, "case", "eval"), names(library, array))
+        result = eval(code, names(library, array))
         if evaluated and isinstance(result, (*ARRAY, list, tuple, dict)):
             library.eval(result)
         return result

@@ -23,7 +23,8 @@ def indexing() -> list[Row]:
         *[Row(n, f"m.{n}(m.ones((3, 4)), {{i}}, 0)", {"i": ["m.array([0.5])", "m.array([True])"]}, compiled=False) for n in ("take",)],
         Row("take", "m.take({x}, {i}{o})", {"x": some, "i": [*index, *negative, "0", "1", "-1", *wrong], "o": ["", ", 0", ", -1", ", axis=1", ", None", "!, 7"]}, 300),
         Row("take_along_axis", "m.take_along_axis({x}, {i}{o})", {"x": some, "i": [*along, *wrong], "o": ["", ", 0", ", -1", ", axis=1", ", None", "!, 7"]}, 300),
-        Row("put_along_axis", "m.put_along_axis({x}, {i}, {v}{o})", {"x": some, "i": [*along, *wrong], "v": [*of("float32", (3, 2), (1, 4), (3, 1), (), (3, 4)), *of("int32", (3, 4), (12,)), "!1.0"], "o": ["", ", 0", ", -1", ", axis=1", ", None", "!, 7"]}, 400),
+        # MLX writes where an index out of bounds points to, and dies of it later.
+        Row("put_along_axis", "m.put_along_axis({x}, {i}, {v}{o})", {"x": [x for x in some if "()" not in x and "(0, 3)" not in x], "i": [*along, *wrong], "v": [*of("float32", (3, 2), (1, 4), (3, 1), (), (3, 4)), *of("int32", (3, 4), (12,)), "!1.0"], "o": ["", ", 0", ", -1", ", axis=1", ", None", "!, 7"]}, 400),
         Row("slice", "m.slice({x}, {s}, {axes}, {n})", {"x": some, "s": ["m.array([1, 0])", "m.array([0])", "m.array(1)", "m.array([1, 1, 1])", "!m.array([0.5])", "!1", "m.array([0, 0])"], "axes": ["(0, 1)", "(0,)", "[1]", "(-1,)", "()", "!(5,)", "(0, 0)"], "n": ["(2, 3)", "(1, 3)", "(2,)", "!(9, 9)", "(2, 2, 2)", "(0, 2)", "!(-1, 2)"]}, 300),
         # MLX's process dies of updates that reach outside, or have more axes than the array.
         Row("slice_update", "m.slice_update({x}, {v}, {s}, {axes})", {"x": [x for x in some if "4)" in x], "v": [*of("float32", (2, 3), (1, 3), (2,), ()), *of("int32", (2, 2)), *of("bool_", (1, 1))], "s": ["m.array([1, 0])", "m.array([0])", "m.array(1)", "m.array([0, 1])", "!m.array([0.5])", "!1"], "axes": ["(0, 1)", "(0,)", "[1]", "(-1,)", "()", "!(5,)"]}, 300),

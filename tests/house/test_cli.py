@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -320,7 +321,7 @@ def test_cache_tells_and_clears(
 def test_as_a_module_in_a_process(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mlxir", "dump", f"{ATTENTION}:softmax", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        return processes.run(command, cwd=tmp_path)
 
     good = run("--arg", "f32[2,3]", "--stage", "loops")
     assert good.returncode == 0 and "scf.parallel" in good.stdout and good.stderr == ""
@@ -330,5 +331,5 @@ def test_as_a_module_in_a_process(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     script = f"{sys.executable} -m mlxir coverage | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    done = processes.run(["bash", "-c", script])
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("primitive")

@@ -7,11 +7,11 @@ An import inside a function needs the comment `# lazy: <reason>` on its line; th
 import ast
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ NEVER = ("mlx", "torch", "jax", "tensorflow", "api", "compiler", "dialects", "ru
 
 MAX_LINES = 600
 LONG_FILES: dict[str, str] = {}  # path -> why it is one room and not several
-IMPORT_BYTES = 1_200_000  # of source beyond NumPy's own import: 1,050,000 take 35 to 49 of the 50 ms of DESIGN section 1
+IMPORT_BYTES = 1_200_000  # of source beyond NumPy's own import: 1,050,000 take 35 to 49 of DESIGN section 1's 50 ms
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def test_what_the_rules_allow_passes(path, source):
 def in_new_process(code):
     """Run the code in a fresh interpreter outside the repository and return what it printed, as JSON."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=environment)
+    done = processes.run([sys.executable, "-c", code], env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -218,7 +218,7 @@ def test_import_loads_no_compiler():
 
 
 def test_import_takes_little_beyond_numpy():
-    """What is imported, not how long that takes, which benchmarks/startup.py measures: a time is another on a busy machine."""
+    """What is imported, not how long that takes, which benchmarks/startup.py measures: busy machines differ."""
     code = (
         "import json, os, sys, numpy; before = set(sys.modules); import mlxir;"
         " files = [getattr(sys.modules[name], '__file__', None) or '' for name in set(sys.modules) - before];"
@@ -235,3 +235,19 @@ def test_no_file_outgrows_its_room():
     assert not too_long, f"past {MAX_LINES} lines; split them or give a reason in LONG_FILES: {too_long}"
     stale = [path for path in LONG_FILES if lengths.get(path, 0) <= MAX_LINES]
     assert not stale, f"LONG_FILES lists files that are short or gone: {stale}"
+
+
+def waits_for_ever(tree):
+    """Lines with a call that waits for a process and has no bound."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    return [
+        n.lineno for n in calls
+        if (n.func.attr == "communicate" or ast.unparse(n.func) in ("subprocess.run", "subprocess.check_output"))
+        and not any(k.arg in ("timeout", None) for k in n.keywords)
+    ]  # fmt: skip
+
+
+def test_no_test_waits_for_a_process_for_ever():
+    assert waits_for_ever(ast.parse("subprocess.run([])\np.communicate()\np.communicate(timeout=3)")) == [1, 2]
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        assert waits_for_ever(ast.parse(path.read_text())) == [], f"{path}: see tests/processes.py"

@@ -2,10 +2,10 @@
 
 import ast
 import inspect
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 import mlxir as mx
@@ -59,7 +59,7 @@ def check(tmp_path_factory):
 
     def run(*files):
         command = [sys.executable, "-m", "mypy", "--config-file", str(folder / "mypy.ini"), *map(str, files)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout
+        return processes.run(command, cwd=folder).stdout
 
     return run
 

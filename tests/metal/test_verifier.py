@@ -438,6 +438,6 @@ np.testing.assert_array_equal(x, np.arange(100) * 2)
     runs = [subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
             for _ in range(2)]  # fmt: skip
     for run in runs:
-        _, messages = run.communicate()
+        _, messages = run.communicate(timeout=280)
         assert run.returncode == 0, messages
     assert sorted(p.suffix for p in tmp_path.iterdir() if p.is_file()) == [".log", ".so", ".so"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 import mlxir as mx
 from mlxir.compiler.target import codegen
-from mlxir.runtime import pages
+from mlxir.runtime import launch, pages
 from mlxir.runtime.knobs import knobs
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -89,7 +89,7 @@ thread.join()
 
 
 def test_pages_go_while_another_thread_loads_libraries() -> None:
-    done = subprocess.run([sys.executable, "-c", WHILE_LIBRARIES_LOAD], capture_output=True, text=True, cwd="/")
+    done = processes.run([sys.executable, "-c", WHILE_LIBRARIES_LOAD])
     assert done.returncode == 0, done.stderr
 
 
@@ -97,14 +97,39 @@ class _MallocInfo(ctypes.Structure):
     _fields_ = [(f"f{n}", ctypes.c_size_t) for n in range(10)]  # glibc's mallinfo2: f7 are the bytes in use
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def in_use() -> int:
+    """Bytes of C's heap in use."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _MallocInfo
+    found: int = mallinfo().f7
+    return found
+
+
+counted = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+
+
+@counted
 @pytest.mark.parametrize("optimised", [True, False])
 def test_llvm_keeps_nothing_of_a_compilation(optimised: bool) -> None:
-    in_use = ctypes.CDLL(None).mallinfo2
-    in_use.restype = _MallocInfo
     for _ in range(3):
         codegen.compiled(SQUARE, optimised=optimised)
-    before = in_use().f7
+    before = in_use()
     for _ in range(20):
         codegen.compiled(SQUARE, optimised=optimised)
-    assert in_use().f7 - before < 20 * 2000
+    assert in_use() - before < 20 * 2000
+
+
+@counted
+def test_llvm_keeps_nothing_of_code_that_was_unloaded() -> None:
+    code = launch.Object("square", ("f",), codegen.compiled(SQUARE))
+
+    def link(times: int) -> None:
+        for _ in range(times):
+            (linked,) = launch._link([code], {})
+            assert ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float)(linked.addresses["f"])(3.0) == 9.0
+            del linked
+
+    link(2 * launch.PER_LINKER)
+    before = in_use()
+    link(4 * launch.PER_LINKER)
+    assert in_use() - before < 4 * launch.PER_LINKER * 1000
