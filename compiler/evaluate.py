@@ -210,14 +210,7 @@ def _kept(piece: Cut, wanted: list[Value]) -> list[Value]:
     since, _state.since = getattr(_state, "since", 0), first_uid()
     if value_tracing() or running.symbolic:
         return []
-    uses: dict[int, int] = {}
-    inner: dict[int, Value] = {}
-    for node in piece.nodes:
-        for v in node.inputs:
-            # (Constants are computed again: they cost nothing, and some are kept for all graphs.)
-            if v.node is not None and v.node.inputs and v.buffer is None and v.alias is None:
-                uses[id(v)] = uses.get(id(v), 0) + 1
-                inner[id(v)] = v
+    inner, uses = _inner(piece)
     asked = {id(v) for v in wanted}
     results = [node.avals for node in piece.nodes if type(node.avals) is Results]
     beside = [v for v in _alive(results) if v.buffer is None]
@@ -236,8 +229,21 @@ def _kept(piece: Cut, wanted: list[Value]) -> list[Value]:
         _state.keeping -= 1
     else:
         return beside
-    # Referred to by nodes of the piece, by `inner`, by the loop and by the call: what else there is, is the program's.
+    # Referred to by nodes of the piece, by `inner`, by this loop and by the call: what else there is, is the program's.
     return beside + [v for v in inner.values() if id(v) not in asked and sys.getrefcount(v) > uses[id(v)] + 3]
+
+
+def _inner(piece: Cut) -> tuple[dict[int, Value], dict[int, int]]:
+    """The values that nodes of a piece compute for others, by id, and how many inputs each is."""
+    inner: dict[int, Value] = {}
+    uses: dict[int, int] = {}
+    for node in piece.nodes:
+        for v in node.inputs:
+            # (Constants are computed again: they cost nothing, and some are kept for all graphs.)
+            if v.node is not None and v.node.inputs and v.buffer is None and v.alias is None:
+                uses[id(v)] = uses.get(id(v), 0) + 1
+                inner[id(v)] = v
+    return inner, uses
 
 
 def _alive(results: Iterable[Results]) -> Iterator[Value]:

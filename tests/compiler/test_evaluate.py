@@ -126,3 +126,14 @@ def test_variables_that_nobody_asks_for_stay_fused() -> None:
     outer = mx.exp(inner)
     mx.eval(outer)
     assert inner._value.buffer is None and outer._value.buffer is not None
+
+
+def test_only_what_the_program_refers_to_is_kept() -> None:
+    def kept(total: mx.array) -> list[Any]:
+        evaluate._state.keeping = 1
+        return evaluate._problem([total._value])[3]
+
+    x = mx.ones((4,))
+    assert kept(mx.sum(x * 3)) == []
+    product = x * 3
+    assert kept(mx.sum(product)) == [product._value]
