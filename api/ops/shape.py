@@ -47,7 +47,7 @@ def shape_of(name: str, shape: Any) -> Shape:
         raise failure(TypeError, f"[{name}] a shape is a sequence of ints, got {shape!r}") from None
 
 
-def astype(a: array, dtype: Dtype, /, *, stream: StreamOrDevice = None) -> array:
+def astype(a: array, /, dtype: Dtype, *, stream: StreamOrDevice = None) -> array:
     """`a` converted to `dtype`."""
     check_stream("astype", stream)
     return wrap(cast(check_array("astype", a)._value, check_dtype("astype", dtype)))
@@ -390,7 +390,7 @@ def repeat(array: array, repeats: int, axis: int | None = None, *, stream: Strea
 
 
 def roll(
-    a: array, shift: int | Sequence[int], axis: int | Sequence[int] | None = None, /, *, stream: StreamOrDevice = None
+    a: array, /, shift: int | Sequence[int], axis: int | Sequence[int] | None = None, *, stream: StreamOrDevice = None
 ) -> array:
     """Rotates elements along axes; along the flattened array if `axis` is None."""
     check_stream("roll", stream)
