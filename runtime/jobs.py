@@ -18,43 +18,36 @@ from typing import Any
 
 
 class Job:
-    """Work on another thread. `wait` returns what it gives, or raises what it raised."""
+    """Work on another thread. `wait` returns what it gives, or raises what it raised: `error`, once `done` is set.
 
-    __slots__ = ("_done", "_error", "_result", "_work")
+    Whoever keeps `done` alone keeps no results.
+    """
+
+    __slots__ = ("_result", "_work", "done", "error")
 
     def __init__(self, work: Callable[[], Any]):
         self._work: Callable[[], Any] | None = work
-        self._done = threading.Event()
+        self.done = threading.Event()
         self._result: Any = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             if self._work is not None:
                 self._result = self._work()
         except BaseException as error:  # it belongs to whoever reads the result
-            self._error = error
+            self.error = error
         self._work = None  # lets the arguments go
-        self._done.set()
+        self.done.set()
 
     def wait(self) -> Any:
-        self._done.wait()
-        if self._error is not None:
+        self.done.wait()
+        if self.error is not None:
             try:
-                raise self._error
+                raise self.error
             finally:
                 del self  # which the error refers to, through its traceback, and which refers to the error
         return self._result
-
-    @property
-    def done(self) -> threading.Event:
-        """Set when the work is done. Whoever keeps this alone keeps no results."""
-        return self._done
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the finished work raised."""
-        return self._error
 
 
 class Threads:

@@ -29,13 +29,13 @@ from mlxir.compiler.lower.index import Index, Var, delinearize, linear
 from mlxir.compiler.lower.loops import Lowered, over
 from mlxir.compiler.lower.own import OwnEmitter, OwnKernel
 from mlxir.compiler.lower.scalars import reachable
+from mlxir.compiler.passes.in_place import RUN
 from mlxir.dialects.mlir import Function, context, ir
 from mlxir.dialects.mx.reduce import _highest, _lowest
 from mlxir.dialects.symbolic import is_symbolic
 from mlxir.runtime.dtypes import Dtype, bool_, float32, int32, int64, uint32
 
 LANES = 256  # columns of a slice that one iteration owns
-RUN = 16  # elements of a slice that lie side by side: from so many on, a loop goes over no more than these
 BLOCKS = 8  # of updates with arrays of their own
 MANY_UPDATES = 1 << 15
 DENSE = 8  # updates per element of an array that is small enough for copies

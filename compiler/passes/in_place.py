@@ -26,7 +26,7 @@ def update_in_place(module: Module) -> None:
     stored = {id(t) for t in results}
     wanted = []
     for op in reversed(ops):
-        if id(op.results[0]) in stored and op.record.name in ("slice_update", "scatter"):
+        if id(op.results[0]) in stored and op.record.updates:
             stored.add(id(op.operands[0]))
             wanted.append(op)
     there = {id(t) for t in main.arguments}
